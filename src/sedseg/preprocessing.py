@@ -16,7 +16,7 @@ STD = (68.5005327, 66.6321579, 70.3231630)
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """(..., 3, H, W) RGB, 0 to 255, any type -> float32, mean 0 and deviation 1 on CLIP's photos."""
+    """(..., 3, H, W) RGB, 0 to 255, any type -> float32, as CLIP's photos were normalised."""
     mean = torch.tensor(MEAN, device=pixels.device).view(3, 1, 1)
     std = torch.tensor(STD, device=pixels.device).view(3, 1, 1)
     return (pixels.float() - mean) / std

@@ -123,7 +123,7 @@ class DecoderStage(nn.Module):
     def forward(
         self, x: Tensor, cost: Tensor, level: Tensor, kept: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """x (N, D, h, w), cost (N, ., h, w), level (B, ., 2h, 2w), kept (B, T) with N true.
+        """Fuse x (N, D, h, w), cost (N, ., h, w), level (B, ., 2h, 2w); kept (B, T) has N true.
 
         Returns:
             x (N, D_out, 2h, 2w) and cost (N, G, 2h, 2w).
@@ -221,7 +221,7 @@ class SkipLayerFusion(nn.Module):
     def forward(
         self, x: Tensor, cost: Tensor, level: Tensor, image: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """x (N, D, h, w), cost (N, ., h, w), level (B, ., 2h, 2w), image (N,) the row's image.
+        """Fuse x (N, D, h, w), cost (N, ., h, w), level (B, ., 2h, 2w); image (N,), each row's.
 
         Returns:
             x (N, D_out, 2h, 2w) and cost (N, G, 2h, 2w).
