@@ -75,7 +75,11 @@ class GradualFusionDecoder(nn.Module):
         self.head = nn.Conv2d(dims[-1], 1, 3, padding=1)
 
     def forward(
-        self, cost: Tensor, levels: Sequence[Tensor], top_k: int | None = None
+        self,
+        cost: Tensor,
+        levels: Sequence[Tensor],
+        top_k: int | None = None,
+        valid: Tensor | None = None,
     ) -> DecoderOutput:
         """Decode.
 
@@ -84,9 +88,11 @@ class GradualFusionDecoder(nn.Module):
             levels: F4, F3, F2 of the image, (B, ., 2h, 2w) to (B, ., 8h, 8w).
             top_k: before each stage keep the classes among the best ``top_k`` of some pixel
                 (section 3.4; the paper's k is 8); None keeps all.
+            valid: (B, T) bool, the classes to decode; None decodes all.
         """
-        kept = torch.ones(cost.shape[:2], dtype=torch.bool, device=cost.device)
-        cost = cost.flatten(0, 1)
+        if valid is None:
+            valid = torch.ones(cost.shape[:2], dtype=torch.bool, device=cost.device)
+        kept, cost = valid, cost[valid]
         x = self.embed(cost)
         aux, history = [], []
         for stage, aux_head, level in zip(self.stages, self.aux_heads, levels, strict=True):

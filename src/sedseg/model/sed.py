@@ -54,7 +54,13 @@ class SED(nn.Module):
             raise InputError("The class list is empty; give at least one class.")
         return self.text_encoder(classes)
 
-    def forward(self, images: Tensor, text: Tensor, top_k: int | None = None) -> DecoderOutput:
+    def forward(
+        self,
+        images: Tensor,
+        text: Tensor,
+        top_k: int | None = None,
+        valid: Tensor | None = None,
+    ) -> DecoderOutput:
         """Score every class at every pixel.
 
         Args:
@@ -63,6 +69,8 @@ class SED(nn.Module):
             text: (T, P, C) from :meth:`encode_text`, or (B, T, P, C), one list for each image.
             top_k: reject classes early, keeping those among the best ``top_k`` of some pixel
                 (section 3.4); None keeps all.
+            valid: (B, T) bool; False where an image's class list is shorter than T. Such classes
+                are left out as if they had been rejected from the start. None: all are there.
 
         Returns:
             logits (B, T, ceil(H/4), ceil(W/4)), -inf where rejected; the three auxiliary maps at
@@ -78,7 +86,7 @@ class SED(nn.Module):
         encoded = self.encoder(images)
         f2, f3, f4, _ = encoded.levels
         levels = [f.detach() if self.config.detach_guidance else f for f in (f4, f3, f2)]
-        out = self.decoder(cost_map(encoded.dense, text), levels, top_k)
+        out = self.decoder(cost_map(encoded.dense, text), levels, top_k, valid)
         return DecoderOutput(
             _crop(out.logits, height, width, 4),
             tuple(_crop(m, height, width, s) for m, s in zip(out.aux, (32, 16, 8), strict=True)),

@@ -1,0 +1,1 @@
+"""Photos with pixel labels: reading folders, augmenting, drawing training examples."""

@@ -1,0 +1,162 @@
+"""The endless stream of training examples, each a function of its number alone.
+
+A run that is resumed, or that spreads over several processes and loader workers, therefore sees
+the very same examples.
+
+Dimensions: B images, T classes, S crop side in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from sedseg.data.augment import Augment
+from sedseg.data.folder import UNLABELLED, FolderDataset
+from sedseg.vocabulary import BACKGROUND
+
+
+class Example(NamedTuple):
+    """A crop and the words asked of it.
+
+    image: (3, S, S) uint8. labels: (S, S), an index into ``classes``, ``UNLABELLED`` where none of
+    them fits or nothing is known. classes: T names. counted: (T, S, S) bool, where the truth is
+    known of a class; None: everywhere.
+    """
+
+    image: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    counted: Tensor | None
+
+
+class Batch(NamedTuple):
+    """Examples together: (B, 3, S, S), (B, S, S), B lists, (B, T, S, S) or None."""
+
+    images: Tensor
+    labels: Tensor
+    classes: list[tuple[str, ...]]
+    counted: Tensor | None
+
+    @staticmethod
+    def of(examples: Sequence[Example]) -> Batch:
+        """Stack; where the class lists differ in length, T is the longest."""
+        images, labels, classes, counted = zip(*examples, strict=True)
+        masks = None if counted[0] is None else pad_sequence(counted, batch_first=True)
+        return Batch(torch.stack(images), torch.stack(labels), list(classes), masks)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set in the mixture.
+
+    Attributes:
+        dataset: photos and labels.
+        weight: how often it is drawn, relative to the others.
+        foreign: names that are none of its classes and cannot be true of any labelled pixel; they
+            serve as negatives there, but not on background, where anything may hide.
+    """
+
+    dataset: FolderDataset
+    weight: float = 1.0
+    foreign: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClassSampling:
+    """Which words are asked of a crop.
+
+    Attributes:
+        most: classes of the set itself: those present first, then absent ones; None: all, always.
+        foreign: names drawn from the source's foreign ones, at most.
+        synonyms: other names of a class, one of which replaces it with probability ``swap``.
+        swap: that probability.
+    """
+
+    most: int | None = None
+    foreign: int = 0
+    synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    swap: float = 0.0
+
+
+@dataclass(frozen=True)
+class ExampleStream(Dataset):
+    """``length`` examples drawn from the sources.
+
+    Attributes:
+        ignored_count: unlabelled pixels count as "none of the classes", as in the paper; else the
+            loss leaves them out.
+        cache: keep decoded photos in memory.
+    """
+
+    sources: tuple[Source, ...]
+    augment: Augment
+    length: int
+    sampling: ClassSampling = ClassSampling()
+    ignored_count: bool = True
+    cache: bool = False
+    seed: int = 0
+    _decoded: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Example:
+        """The example of that number, whatever came before it."""
+        rng = np.random.default_rng([self.seed, index])
+        weights = np.array([source.weight for source in self.sources])
+        which = int(rng.choice(len(weights), p=weights / weights.sum()))
+        source = self.sources[which]
+        image, labels = self._read(which, int(rng.integers(len(source.dataset))))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(rng.integers(2**62)))
+            image, labels = self.augment(image, labels)
+        return self._ask(source, image, labels, rng)
+
+    def _read(self, source: int, photo: int) -> tuple[Tensor, Tensor]:
+        key = (source, photo)
+        if key in self._decoded:
+            return self._decoded[key]
+        example = self.sources[source].dataset[photo]
+        if self.cache:
+            self._decoded[key] = example
+        return example
+
+    def _ask(
+        self, source: Source, image: Tensor, labels: Tensor, rng: np.random.Generator
+    ) -> Example:
+        names = source.dataset.vocabulary.names
+        own = self._choose(labels, len(names), rng)
+        foreign = rng.permutation(np.array(source.foreign, dtype=object))[: self.sampling.foreign]
+        position = torch.full((UNLABELLED + 1,), UNLABELLED, dtype=labels.dtype)
+        position[torch.from_numpy(own)] = torch.arange(len(own), dtype=labels.dtype)
+        classes = (*(self._name(names[i], rng) for i in own), *(str(f) for f in foreign))
+        known = labels != UNLABELLED
+        counted = None
+        if not self.ignored_count:
+            object_ = known
+            if BACKGROUND in names:
+                object_ = known & (labels != names.index(BACKGROUND))
+            counted = torch.stack([*[known] * len(own), *[object_] * len(foreign)])
+        return Example(image, position[labels.long()], classes, counted)
+
+    def _choose(self, labels: Tensor, classes: int, rng: np.random.Generator) -> np.ndarray:
+        if self.sampling.most is None:
+            return np.arange(classes)
+        here = np.bincount(labels[labels != UNLABELLED].numpy(), minlength=classes) > 0
+        present = rng.permutation(np.flatnonzero(here))
+        absent = rng.permutation(np.flatnonzero(~here))
+        return np.concatenate([present, absent])[: self.sampling.most]
+
+    def _name(self, name: str, rng: np.random.Generator) -> str:
+        others = self.sampling.synonyms.get(name, ())
+        if others and rng.random() < self.sampling.swap:
+            return str(others[rng.integers(len(others))])
+        return name

@@ -1,0 +1,185 @@
+"""The folder format for labelled photos.
+
+    ROOT/classes.txt              one class a line; the line's number, from 0, is its label
+    ROOT/SPLIT/images/NAME.*      photos in any format Pillow reads
+    ROOT/SPLIT/labels/NAME.png    8- or 16-bit class indices; 255 (16-bit: 65535) = unlabelled
+
+A set without a ``val`` folder has a deterministic tenth of ``train`` carved off for validation,
+scene by scene.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sedseg.errors import InputError
+from sedseg.photos import read_photo
+from sedseg.vocabulary import Vocabulary
+
+UNLABELLED = 65535
+"""The label of unlabelled pixels once read, whatever the file's depth (8-bit files say 255)."""
+
+_FRAMES_A_SCENE = 20
+
+
+@dataclass(frozen=True)
+class FolderDataset(Dataset):
+    """Labelled photos of one split.
+
+    Attributes:
+        name: the folder's name.
+        vocabulary: the classes; a label is an index into it.
+        photos, labels: paths, in the order of the file names.
+    """
+
+    name: str
+    vocabulary: Vocabulary
+    photos: tuple[Path, ...]
+    labels: tuple[Path, ...]
+
+    @classmethod
+    def open(cls, root: Path | str, split: str) -> FolderDataset:
+        """List a split; nothing is decoded yet (see :meth:`check`).
+
+        Args:
+            root: the folder with ``classes.txt``.
+            split: a folder in it; or "train" and "val" of a set that has no ``val`` folder.
+
+        Raises:
+            InputError: a folder, ``classes.txt`` or a photo's label is missing.
+        """
+        root = Path(root)
+        if not (root / "classes.txt").is_file():
+            raise InputError(f"{root} has no classes.txt; write one class a line into it.")
+        carved = split in ("train", "val") and not (root / "val").is_dir()
+        folder = root / ("train" if carved else split)
+        if not (folder / "images").is_dir():
+            raise InputError(f"{folder / 'images'} is missing; put the photos of the split there.")
+        photos = sorted(p for p in (folder / "images").iterdir() if not p.name.startswith("."))
+        if carved:
+            held_out = _validation_scenes([p.stem for p in photos])
+            photos = [p for p in photos if (_scene(p.stem) in held_out) == (split == "val")]
+        if not photos:
+            raise InputError(f"{folder / 'images'} holds no photo for the split {split!r}.")
+        labels = [folder / "labels" / f"{p.stem}.png" for p in photos]
+        for photo, label in zip(photos, labels, strict=True):
+            if not label.is_file():
+                raise InputError(f"{photo} has no label; {label} is missing.")
+        vocabulary = Vocabulary.of(root / "classes.txt")
+        return cls(root.name, vocabulary, tuple(photos), tuple(labels))
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """A photo (3, H, W) uint8 RGB and its labels (H, W) int32, ``UNLABELLED`` where unknown."""
+        image = torch.from_numpy(np.array(read_photo(self.photos[index]))).permute(2, 0, 1)
+        return image, torch.from_numpy(read_labels(self.labels[index]))
+
+    def check(self, threads: int = 4) -> None:
+        """Read every label and every photo's size, so that a long run does not stop half way.
+
+        Raises:
+            InputError: names the file whose label is outside the class list, whose size differs
+                from its photo's, or which cannot be read.
+        """
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(self._check_one, range(len(self))):
+                pass
+
+    def _check_one(self, index: int) -> None:
+        photo, label = self.photos[index], self.labels[index]
+        try:
+            with Image.open(photo) as opened:
+                width, height = opened.size
+                if opened.getexif().get(0x0112, 1) >= 5:  # EXIF orientation: turned by 90 degrees
+                    width, height = height, width
+        except (OSError, UnidentifiedImageError) as error:
+            raise InputError(f"{photo} cannot be read as an image; remove it.") from error
+        indices = read_labels(label)
+        if indices.shape != (height, width):
+            raise InputError(
+                f"{label} has {indices.shape[1]}x{indices.shape[0]} pixels, its photo "
+                f"{width}x{height}; they must be equal."
+            )
+        known = indices[indices != UNLABELLED]
+        if known.size and known.max() >= len(self.vocabulary):
+            raise InputError(
+                f"{label} holds the label {known.max()}, but classes.txt has "
+                f"{len(self.vocabulary)} classes (0 to {len(self.vocabulary) - 1}); "
+                "add the class or mend the label."
+            )
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """An 8- or 16-bit label PNG -> (H, W) int32, ``UNLABELLED`` where the file says so.
+
+    Raises:
+        InputError: the file is no PNG of one channel.
+    """
+    try:
+        with Image.open(path) as opened:
+            indices = np.array(opened)
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(f"{path} cannot be read as a PNG of labels; write it anew.") from error
+    if indices.ndim != 2:
+        raise InputError(f"{path} has colours; a label is one channel of class indices.")
+    wide = indices.dtype.itemsize > 1
+    indices = indices.astype(np.int32)
+    return indices if wide else np.where(indices == 255, UNLABELLED, indices)
+
+
+def _scene(stem: str) -> str:
+    """What photos of one scene share: their name up to the last underscore, or 20 video frames."""
+    frame = re.match(r"frame_?(\d+)", stem)
+    if frame:
+        return f"frames {int(frame[1]) // _FRAMES_A_SCENE}"
+    return stem.rsplit("_", 1)[0]
+
+
+def _validation_scenes(stems: Sequence[str]) -> set[str]:
+    """Scenes that make up a tenth of the photos, the same on every machine.
+
+    A scene of more than a tenth (a camera's or a photographer's name, mostly) stays in training.
+    """
+    sizes: dict[str, int] = defaultdict(int)
+    for stem in stems:
+        sizes[_scene(stem)] += 1
+    wanted = max(1, round(len(stems) / 10))
+    chosen: set[str] = set()
+    taken = 0
+    for scene in sorted(sizes, key=lambda s: (zlib.crc32(s.encode()), s)):
+        if taken >= wanted:
+            break
+        if taken + sizes[scene] <= 1.5 * wanted:
+            chosen.add(scene)
+            taken += sizes[scene]
+    return chosen
+
+
+def open_all(root: Path | str, split: str, names: Iterable[str] | None = None) -> list[FolderDataset]:
+    """Every set below ``root``, or ``root`` itself where it is one.
+
+    Raises:
+        InputError: there is none, or one of ``names`` is missing.
+    """
+    root = Path(root)
+    if (root / "classes.txt").is_file():
+        return [FolderDataset.open(root, split)]
+    folders = [root / n for n in names] if names else sorted(root.glob("*/classes.txt"))
+    folders = [f.parent if f.name == "classes.txt" else f for f in folders]
+    if not folders:
+        raise InputError(f"{root} is no data set: neither it nor a folder in it has classes.txt.")
+    return [FolderDataset.open(folder, split) for folder in folders]

@@ -1,0 +1,1 @@
+"""Training: what a recipe says, and the loop that carries it out."""
