@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_model import BASE, GOLDEN, TINY, as_at_test, golden_model
 
+from golden_model import BASE, GOLDEN, TINY, as_at_test, golden_model
 from sedseg import losses
 from sedseg.model.cost_map import cost_map
 from sedseg.model.official import official_name

@@ -74,14 +74,16 @@ class ClassSampling:
     """Which words are asked of a crop.
 
     Attributes:
-        most: classes of the set itself: those present first, then absent ones; None: all, always.
-        foreign: names drawn from the source's foreign ones, at most.
+        own: classes of the set itself, at most: those present first, then absent ones; None: all.
+        total: words in all; foreign ones of the source make up the number, and where these do not
+            suffice, further own ones. A fixed number keeps every shape the same from step to step,
+            which convolution libraries reward. None: no foreign words.
         synonyms: other names of a class, one of which replaces it with probability ``swap``.
         swap: that probability.
     """
 
-    most: int | None = None
-    foreign: int = 0
+    own: int | None = None
+    total: int | None = None
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     swap: float = 0.0
 
@@ -133,11 +135,10 @@ class ExampleStream(Dataset):
         self, source: Source, image: Tensor, labels: Tensor, rng: np.random.Generator
     ) -> Example:
         names = source.dataset.vocabulary.names
-        own = self._choose(labels, len(names), rng)
-        foreign = rng.permutation(np.array(source.foreign, dtype=object))[: self.sampling.foreign]
+        own, foreign = self._choose(source, labels, rng)
         position = torch.full((UNLABELLED + 1,), UNLABELLED, dtype=labels.dtype)
         position[torch.from_numpy(own)] = torch.arange(len(own), dtype=labels.dtype)
-        classes = (*(self._name(names[i], rng) for i in own), *(str(f) for f in foreign))
+        classes = (*(self._name(names[i], rng) for i in own), *foreign)
         known = labels != UNLABELLED
         counted = None
         if not self.ignored_count:
@@ -147,13 +148,21 @@ class ExampleStream(Dataset):
             counted = torch.stack([*[known] * len(own), *[object_] * len(foreign)])
         return Example(image, position[labels.long()], classes, counted)
 
-    def _choose(self, labels: Tensor, classes: int, rng: np.random.Generator) -> np.ndarray:
-        if self.sampling.most is None:
-            return np.arange(classes)
+    def _choose(
+        self, source: Source, labels: Tensor, rng: np.random.Generator
+    ) -> tuple[np.ndarray, list[str]]:
+        """Indices of own classes, and foreign words."""
+        classes = len(source.dataset.vocabulary)
+        if self.sampling.own is None:
+            return np.arange(classes), []
         here = np.bincount(labels[labels != UNLABELLED].numpy(), minlength=classes) > 0
-        present = rng.permutation(np.flatnonzero(here))
-        absent = rng.permutation(np.flatnonzero(~here))
-        return np.concatenate([present, absent])[: self.sampling.most]
+        present, absent = np.flatnonzero(here), np.flatnonzero(~here)
+        own = np.concatenate([rng.permutation(present), rng.permutation(absent)])
+        if self.sampling.total is None:
+            return own[: self.sampling.own], []
+        wanted = self.sampling.total - min(classes, self.sampling.own)
+        foreign = [source.foreign[i] for i in rng.permutation(len(source.foreign))[:wanted]]
+        return own[: self.sampling.total - len(foreign)], foreign
 
     def _name(self, name: str, rng: np.random.Generator) -> str:
         others = self.sampling.synonyms.get(name, ())

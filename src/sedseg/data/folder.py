@@ -169,7 +169,9 @@ def _validation_scenes(stems: Sequence[str]) -> set[str]:
     return chosen
 
 
-def open_all(root: Path | str, split: str, names: Iterable[str] | None = None) -> list[FolderDataset]:
+def open_all(
+    root: Path | str, split: str, names: Iterable[str] | None = None
+) -> list[FolderDataset]:
     """Every set below ``root``, or ``root`` itself where it is one.
 
     Raises:

@@ -43,7 +43,7 @@ class ConfusionMatrix:
     @property
     def iou(self) -> Tensor:
         """(T,) float64 intersection over union, 0 to 1; nan for a class nowhere seen."""
-        hits, truth, union = self._sums()
+        hits, _, union = self._sums()
         return hits / union.where(union > 0, torch.nan)
 
     @property

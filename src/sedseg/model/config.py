@@ -33,6 +33,9 @@ class SEDConfig:
             first n of the 80 ImageNet templates of CLIP.
         detach_guidance: the encoder learns through the cost map alone (section 3.2), not through
             the skip features. True in the paper.
+
+    Raises:
+        InputError: the numbers of the decoder do not fit together.
     """
 
     clip: str | Mapping[str, Any]
@@ -49,6 +52,23 @@ class SEDConfig:
             object.__setattr__(self, field, tuple(getattr(self, field)))
         if not isinstance(self.templates, int):
             object.__setattr__(self, "templates", tuple(self.templates))
+        if not len(self.decoder_dims) == len(self.guidance_dims) == 3:
+            raise InputError("decoder_dims and guidance_dims have three numbers, one a stage.")
+        for dim, guidance in zip(self.stage_dims, self.guidance_dims, strict=True):
+            if dim % self.num_heads or dim <= guidance:
+                raise InputError(
+                    f"A decoder stage of {dim} channels is no multiple of num_heads="
+                    f"{self.num_heads} or not wider than its {guidance} guidance channels."
+                )
+        if any(dim > 16 and dim % 16 for dim in self.decoder_dims):
+            raise InputError("decoder_dims are multiples of 16, or less than 16.")
+        if self.kernel_size % 2 == 0:
+            raise InputError(f"kernel_size={self.kernel_size} is even; an odd one has a centre.")
+
+    @property
+    def stage_dims(self) -> tuple[int, ...]:
+        """The channels that each decoder stage takes in."""
+        return (self.hidden_dim, *self.decoder_dims[:-1])
 
     @property
     def prompts(self) -> tuple[str, ...]:

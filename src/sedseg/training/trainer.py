@@ -141,13 +141,13 @@ class TextTable:
         self._known: dict[str, Tensor] = {}
 
     def __call__(self, lists: Sequence[tuple[str, ...]]) -> tuple[Tensor, Tensor | None]:
-        """B lists -> text (T, P, C) and None where all are equal, else (B, T, P, C) and (B, T)."""
+        """B lists -> text (B, T, P, C) and which of it is no padding (B, T); None: none is."""
         new = list(dict.fromkeys(n for names in lists for n in names if n not in self._known))
         if new:
             self._known.update(zip(new, self._model.encode_text(new), strict=True))
-        if len(set(lists)) == 1:
-            return torch.stack([self._known[n] for n in lists[0]]), None
         text = [torch.stack([self._known[n] for n in names]) for names in lists]
+        if len({len(names) for names in lists}) == 1:
+            return torch.stack(text), None
         valid = [torch.ones(len(t), dtype=torch.bool, device=t.device) for t in text]
         return pad_sequence(text, batch_first=True), pad_sequence(valid, batch_first=True)
 

@@ -1,0 +1,5 @@
+"""``python -m sedseg``, for launchers that start modules."""
+
+from sedseg.cli import main
+
+main()

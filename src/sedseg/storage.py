@@ -1,0 +1,43 @@
+"""Where sedseg keeps files, and how it writes them: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+from platformdirs import user_cache_path
+
+
+def cache_folder(kind: str) -> Path:
+    """The folder for cached files of a kind ("weights", "text"); it need not exist yet.
+
+    The environment variable ``SEDSEG_CACHE`` names another place than the user's cache.
+    """
+    chosen = os.environ.get("SEDSEG_CACHE")
+    return (Path(chosen).expanduser() if chosen else user_cache_path("sedseg")) / kind
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path`` to write to; it becomes ``path`` when the block ends well.
+
+    After an exception the temporary file is removed and ``path`` is as it was. Makes the folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time make ``path``; several start at once in distributed training."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        yield

@@ -1,0 +1,176 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from golden_model import TINY, TINY_CLIP
+from labelled_photos import write_set
+from sedseg import SED, InputError, SEDConfig, losses
+from sedseg.cli.train import find_recipe
+from sedseg.data.augment import Augment
+from sedseg.data.examples import ExampleStream, Source
+from sedseg.data.folder import open_all
+from sedseg.evaluation.validation import confusion
+from sedseg.model.decoder import DecoderOutput
+from sedseg.preprocessing import Preprocessing
+from sedseg.recipes import RECIPES
+from sedseg.recipes.sed_paper import sed_base
+from sedseg.training.recipe import ParameterGroup, Recipe, RecipeInputs, optimiser_groups
+from sedseg.training.trainer import train
+from sedseg.weights import load_model
+
+SMALL = SEDConfig(
+    clip=TINY_CLIP,
+    hidden_dim=32,
+    decoder_dims=(32, 16, 16),
+    guidance_dims=(16, 8, 8),
+    templates=1,
+)
+
+
+def small(inputs: RecipeInputs) -> Recipe:
+    """A run of seconds; has dropout-free weights, augmentation, two rates and accumulation."""
+    iterations = inputs.iterations or 6
+    return Recipe(
+        name="small",
+        config=SMALL,
+        preprocessing=Preprocessing(64, 256, None),
+        examples=ExampleStream(
+            tuple(Source(d) for d in open_all(inputs.data, "train")),
+            Augment(64, 64),
+            iterations * 4,
+        ),
+        validation=tuple(open_all(inputs.data, "val")),
+        groups=(
+            ParameterGroup(lambda model: model.decoder, 3e-3),
+            ParameterGroup(lambda model: model.encoder, 1e-3),
+        ),
+        iterations=iterations,
+        batch_size=4,
+        accumulate=2,
+        max_gradient_norm=1.0,
+        validate_every=1000,
+        checkpoint_every=1,
+        precision="no",
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp("data") / "shapes")
+
+
+def command(data, output, *more):
+    return [
+        *(sys.executable, "-m", "sedseg", "train", f"{__file__}:small", "--workers", "0"),
+        *("--data", str(data), "--output", str(output), *more),
+    ]
+
+
+def test_a_killed_run_resumes_to_the_very_same_weights(data, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command(data, tmp_path / "whole"), env=environment, check=True)
+    killed = subprocess.Popen(command(data, tmp_path / "killed"), env=environment)
+    while killed.poll() is None and not list((tmp_path / "killed").glob("checkpoint-000000[2-5]")):
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed/small.safetensors").exists()
+    subprocess.run(command(data, tmp_path / "killed", "--resume"), env=environment, check=True)
+    whole, resumed = (load_file(tmp_path / n / "small.safetensors") for n in ("whole", "killed"))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_training_learns_colours_and_measures_itself(data, tmp_path):
+    recipe = replace(small(RecipeInputs(data, iterations=60)), checkpoint_every=1000)
+    (validation,) = recipe.validation
+    torch.manual_seed(0)
+    before = confusion(SED(SMALL).eval(), validation, recipe.preprocessing).miou_ground_truth
+    model, info = load_model(train(recipe, tmp_path / "run"))
+    after = confusion(model, validation, recipe.preprocessing).miou_ground_truth
+    assert after > max(0.5, before + 0.2)
+    assert info.training_classes == ("red", "green", "background")
+    assert info.knows_background
+
+
+def test_a_second_run_does_not_overwrite_a_first(data, tmp_path):
+    (tmp_path / "checkpoint-0000003").mkdir()
+    with pytest.raises(InputError, match="resume it or name a new folder"):
+        train(small(RecipeInputs(data)), tmp_path)
+
+
+def test_faulty_data_stop_a_run_before_it_starts(tmp_path):
+    root = write_set(tmp_path / "shapes", classes="red\ngreen")
+    with pytest.raises(InputError, match="holds the label 2"):
+        train(small(RecipeInputs(root)), tmp_path / "run")
+
+
+def test_every_trained_parameter_gets_a_gradient():
+    model = SED(replace(TINY, templates=2, detach_guidance=False)).train()
+    optimiser_groups(model, replace_groups())
+    out = model(torch.randn(2, 3, 64, 96), model.encode_text(["cat", "dog"]))
+    torch.stack(losses(out, torch.randint(0, 2, (2, 64, 96)))).sum().backward()
+    for name, parameter in model.named_parameters():
+        frozen = name.startswith("text_encoder.")
+        assert (parameter.grad is None) == frozen, name
+        assert frozen or parameter.grad.abs().sum() > 0, name
+
+
+def replace_groups():
+    groups = (
+        ParameterGroup(lambda model: model.decoder, 2e-4),
+        ParameterGroup(lambda model: model.encoder, 2e-6),
+    )
+    return Recipe("x", TINY, Preprocessing(), None, groups, 1, 1)  # type: ignore[arg-type]
+
+
+def test_groups_follow_modules_and_norms_are_not_decayed():
+    model = SED(TINY)
+    groups = optimiser_groups(model, replace_groups())
+    found = {id(p): g for g in groups for p in g["params"]}
+    assert found[id(model.decoder.head.weight)]["weight_decay"] == 1e-4
+    assert found[id(model.decoder.head.bias)]["weight_decay"] == 1e-4
+    assert found[id(model.decoder.stages[0].classes.norm1.weight)]["weight_decay"] == 0
+    trunk = model.encoder.visual.trunk
+    assert found[id(trunk.stages[0].blocks[0].norm.weight)]["weight_decay"] == 0
+    assert found[id(trunk.stem[0].weight)]["lr"] == 2e-6
+    assert len(found) == sum(p.requires_grad for p in model.parameters())
+
+
+def test_the_paper_s_recipe(data):
+    recipe = sed_base(RecipeInputs(data))
+    assert recipe.iterations == 80_000
+    assert recipe.batch_size == 4
+    assert [g.learning_rate for g in recipe.groups] == pytest.approx([2e-4, 2e-6])
+    assert (recipe.weight_decay, recipe.max_gradient_norm, recipe.warmup) == (1e-4, 0.01, 0)
+    assert recipe.examples.augment == Augment(768, 768, 2666, (1.0, 1.0))
+    assert recipe.examples.ignored_count
+    assert recipe.config.clip["vision_cfg"]["timm_drop_path"] == 0
+    assert recipe.config.detach_guidance
+
+
+def test_unlabelled_pixels_count_or_not():
+    logits = torch.full((1, 1, 4, 4), 3.0)
+    kept = torch.ones(1, 3, 1, dtype=torch.bool)
+    output = DecoderOutput(logits, (logits, logits, logits), kept)
+    labels = torch.zeros(1, 8, 8)
+    labels[:, 4:] = 255
+    good, bad = (torch.nn.functional.softplus(torch.tensor(s * 3.0)) for s in (-1, 1))
+    assert losses(output, labels).logits == pytest.approx(float(good + bad) / 2)
+    counted = (labels != 255)[:, None]
+    assert losses(output, labels, counted=counted).aux_1 == pytest.approx(float(good))
+
+
+def test_an_unknown_recipe_is_named_with_the_known_ones(tmp_path):
+    with pytest.raises(InputError, match="No recipe is called 'sed_hug'; choose fine_tune"):
+        find_recipe("sed_hug")
+    with pytest.raises(InputError, match="does not exist"):
+        find_recipe(f"{tmp_path}/mine.py:run")
+    assert find_recipe("sed_tiny") is RECIPES["sed_tiny"]
