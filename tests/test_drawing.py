@@ -107,7 +107,7 @@ def test_saved_files(tmp_path: Path) -> None:
     labels = Image.open(files.labels)
     assert labels.mode == "P"
     saved = np.asarray(labels)
-    np.testing.assert_array_equal(np.where(saved == 255, -1, saved), result.mask)
+    np.testing.assert_array_equal(np.where(saved == 255, -1, saved.astype(int)), result.mask)
     np.testing.assert_array_equal(np.asarray(labels.convert("RGB"))[100, 5], result.colours[1])
     record = json.loads(files.record.read_text(encoding="utf-8"))
     assert (record["photo"], record["width"], record["height"]) == ("trip/x.jpg", 160, 120)

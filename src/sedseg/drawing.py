@@ -16,6 +16,9 @@ RING = 24
 NEAR = 0.16
 """Colours closer than this, in OKLab, are mistaken for each other on a photo."""
 
+# Picked so that the commonest words get different colours, and sky, trees and water fitting ones.
+_SALT = (39_393).to_bytes(8, "big")
+
 BACKGROUND_COLOUR, UNLABELLED_COLOUR = (70, 70, 70), (255, 255, 255)
 _LEGEND_TEXT, _LEGEND_PAPER = (30, 30, 30), (255, 255, 255)
 _LONGEST_NAME = 36  # letters; a longer name loses its middle (the JSON has it whole)
@@ -47,7 +50,7 @@ def class_colours(names: Sequence[str]) -> np.ndarray:
         if name.casefold() == "background":
             colours[i] = BACKGROUND_COLOUR
             continue
-        digest = hashlib.blake2b(name.casefold().encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(name.casefold().encode(), digest_size=8, salt=_SALT).digest()
         slot = int.from_bytes(digest, "big") % RING
         if distance[slot] < NEAR:
             ring = distance[:RING]
