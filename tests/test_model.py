@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from golden_model import TINY, TINY_CLIP
 
+from golden_model import TINY, TINY_CLIP
 from sedseg import SED, InputError, SEDConfig
 from sedseg.model.decoder import LinearAttention
 from sedseg.model.rejection import surviving_classes
