@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,27 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
+from golden_model import TINY
 from sedseg.cli import main
 from sedseg.cli.segment import output_stems
-from sedseg.model.config import SEDConfig
 from sedseg.model.sed import SED
 from sedseg.preprocessing import Preprocessing
 from sedseg.weights import ModelInfo, save_model
 
 WORDS = "sky, road|street, car"
-TEXT_TOWER = {
-    "context_length": 77,
-    "vocab_size": 49408,
-    "width": 48,
-    "heads": 4,
-    "layers": 2,
-}
-VISION_TOWER = {
-    "timm_model_name": "test_convnext",
-    "timm_pool": "",
-    "timm_proj": "linear",
-    "image_size": 160,
-}
 
 
 class Ran(NamedTuple):
@@ -48,8 +36,7 @@ Command = Callable[..., Ran]
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    clip = {"embed_dim": 32, "vision_cfg": VISION_TOWER, "text_cfg": TEXT_TOWER}
-    config = SEDConfig(clip=clip, hidden_dim=64, templates=2)
+    config = replace(TINY, templates=2)
     path = tmp_path_factory.mktemp("model") / "toy.safetensors"
     torch.manual_seed(0)
     save_model(SED(config), ModelInfo("toy", config, Preprocessing(64, 256, None)), path)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from golden_model import TINY_CLIP
 from sedseg import SED, SEDConfig, weights
 from sedseg.cli import app
 from sedseg.errors import InputError
@@ -13,21 +14,10 @@ from sedseg.model_info import ModelInfo
 from sedseg.preprocessing import Preprocessing
 from sedseg.vocabulary import Vocabulary
 
-CLIP = {
-    "embed_dim": 32,
-    "vision_cfg": {
-        "timm_model_name": "test_convnext",
-        "timm_pool": "",
-        "timm_proj": "linear",
-        "image_size": 160,
-    },
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 48, "heads": 4, "layers": 2},
-}
-
 
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory):
-    config = SEDConfig(clip=CLIP, hidden_dim=64, templates=("{}",))
+    config = SEDConfig(clip=TINY_CLIP, hidden_dim=64, templates=("{}",))
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     torch.manual_seed(0)
     weights.save_model(SED(config), ModelInfo("tiny", config, Preprocessing()), path)

@@ -14,30 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from sedseg import SED, InputError, SEDConfig
+from golden_model import TINY
+from sedseg import SED, InputError
 from sedseg.model.official import official_name
 from sedseg.model_zoo import PUBLISHED
 from sedseg.weights import convert, load_model
 
-CONFIG = SEDConfig(
-    clip={
-        "embed_dim": 32,
-        "vision_cfg": {
-            "timm_model_name": "test_convnext",
-            "timm_pool": "",
-            "timm_proj": "linear",
-            "image_size": 160,
-        },
-        "text_cfg": {
-            "context_length": 77,
-            "vocab_size": 49408,
-            "width": 48,
-            "heads": 4,
-            "layers": 2,
-        },
-    },
-    hidden_dim=64,
-)
+CONFIG = TINY
 
 
 @pytest.fixture(scope="module")

@@ -12,35 +12,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from golden_model import TINY
 from sedseg import score_maps
 from sedseg.errors import InputError
-from sedseg.model.config import SEDConfig
 from sedseg.model.sed import SED
 from sedseg.preprocessing import Preprocessing
 from sedseg.score_maps import ScoreMaps
 from sedseg.segmenter import Segmenter, load
 from sedseg.weights import ModelInfo
 
-CONFIG = SEDConfig(
-    clip={
-        "embed_dim": 32,
-        "vision_cfg": {
-            "timm_model_name": "test_convnext",
-            "timm_pool": "",
-            "timm_proj": "linear",
-            "image_size": 160,
-        },
-        "text_cfg": {
-            "context_length": 77,
-            "vocab_size": 49408,
-            "width": 48,
-            "heads": 4,
-            "layers": 2,
-        },
-    },
-    hidden_dim=64,
-    templates=2,
-)
+CONFIG = dataclasses.replace(TINY, templates=2)
 WORDS = ["sky", "road|street", "car", "tree", "dog", "cat"]
 pytestmark = pytest.mark.filterwarnings("ignore::sedseg.text_embeddings.NearSynonymWarning")
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from golden_model import TINY_CLIP
 from sedseg import SED, SEDConfig
 from sedseg.errors import InputError
 from sedseg.text_embeddings import (
@@ -16,22 +17,6 @@ from sedseg.text_embeddings import (
 )
 from sedseg.vocabulary import Vocabulary
 
-CLIP = {
-    "embed_dim": 32,
-    "vision_cfg": {
-        "timm_model_name": "test_convnext",
-        "timm_pool": "",
-        "timm_proj": "linear",
-        "image_size": 160,
-    },
-    "text_cfg": {
-        "context_length": 77,
-        "vocab_size": 49408,
-        "width": 48,
-        "heads": 4,
-        "layers": 2,
-    },
-}
 WORDS = Vocabulary.of("sky, sofa|couch, road, background")
 
 # A random tower tells no words apart; what it warns of is not the matter of most tests.
@@ -43,7 +28,9 @@ class CountingSED(SED):
 
     def __init__(self, **config):
         torch.manual_seed(0)
-        super().__init__(SEDConfig(**{"clip": CLIP, "hidden_dim": 64, "templates": 2, **config}))
+        super().__init__(
+            SEDConfig(**{"clip": TINY_CLIP, "hidden_dim": 64, "templates": 2, **config})
+        )
         self.embedded = []
         self.text_encoder.register_forward_pre_hook(lambda _, args: self.embedded.extend(args[0]))
 
@@ -107,7 +94,7 @@ def test_another_tower_has_other_embeddings(model, tmp_path, change):
     if change == "templates":
         model = CountingSED(templates=("{}", "a {}"))
     elif change == "shape":  # the same weights, differently used
-        clip = {**CLIP, "text_cfg": {**CLIP["text_cfg"], "heads": 2}}
+        clip = {**TINY_CLIP, "text_cfg": {**TINY_CLIP["text_cfg"], "heads": 2}}
         model = CountingSED(clip=clip)
     else:
         with torch.no_grad():

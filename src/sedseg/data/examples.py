@@ -49,7 +49,7 @@ class Batch(NamedTuple):
     def of(examples: Sequence[Example]) -> Batch:
         """Stack; where the class lists differ in length, T is the longest."""
         images, labels, classes, counted = zip(*examples, strict=True)
-        masks = None if counted[0] is None else pad_sequence(counted, batch_first=True)
+        masks = None if counted[0] is None else pad_sequence(list(counted), batch_first=True)
         return Batch(torch.stack(images), torch.stack(labels), list(classes), masks)
 
 

@@ -28,7 +28,7 @@ class DecoderOutput(NamedTuple):
     """
 
     logits: Tensor
-    aux: tuple[Tensor, Tensor, Tensor]
+    aux: tuple[Tensor, ...]
     kept: Tensor
 
 
@@ -104,7 +104,7 @@ class GradualFusionDecoder(nn.Module):
             history.append(kept)
             x, cost = stage(x, cost, level, kept)
         logits = scatter_rows(self.head(x), kept)
-        return DecoderOutput(logits, (aux[0], aux[1], aux[2]), torch.stack(history, dim=1))
+        return DecoderOutput(logits, tuple(aux), torch.stack(history, dim=1))
 
 
 class DecoderStage(nn.Module):

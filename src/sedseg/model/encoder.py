@@ -21,7 +21,7 @@ STRIDE = 32
 class EncoderOutput(NamedTuple):
     """``levels``: F2, F3, F4, F5 at strides 4, 8, 16, 32; ``dense``: (B, C, h, w)."""
 
-    levels: tuple[Tensor, Tensor, Tensor, Tensor]
+    levels: tuple[Tensor, ...]
     dense: Tensor
 
 

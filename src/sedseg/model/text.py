@@ -26,7 +26,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: SEDConfig, clip: nn.Module) -> None:
         super().__init__()
-        clip.visual = None
+        del clip.visual
         self.clip = clip
         self.templates = config.prompts
         self.tokenize = _tokenizer(config)
