@@ -21,6 +21,7 @@ from sedseg.model.decoder import DecoderOutput
 from sedseg.preprocessing import Preprocessing
 from sedseg.recipes import RECIPES
 from sedseg.recipes.sed_paper import sed_base
+from sedseg.recipes.sed_tiny_words import HELD_OUT, SYNONYMS, foreign_words
 from sedseg.training.recipe import ParameterGroup, Recipe, RecipeInputs, optimiser_groups
 from sedseg.training.trainer import train
 from sedseg.weights import load_model
@@ -182,3 +183,10 @@ def test_an_unknown_recipe_is_named_with_the_known_ones(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         find_recipe(f"{tmp_path}/mine.py:run")
     assert find_recipe("sed_tiny") is RECIPES["sed_tiny"]
+
+
+def test_measured_synonyms_are_not_trained_on():
+    trained = {word for words in SYNONYMS.values() for word in words} | set(SYNONYMS)
+    assert not trained & set(HELD_OUT.values())
+    assert "tiger" in foreign_words("camvid", ("road", "car"))
+    assert "car" not in foreign_words("camvid", ("road", "car"))

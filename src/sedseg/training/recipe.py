@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,6 @@ class Recipe:
     checkpoint_every: int = 1000
     data_terms: str = "not stated"
     seed: int = 0
-    figures: dict[str, Any] = field(default_factory=dict)
 
     def training_classes(self) -> tuple[str, ...]:
         """Every class name of the training data, once."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,17 @@ from torch.utils.data import DataLoader
 from sedseg.data.examples import Batch
 from sedseg.errors import InputError
 from sedseg.evaluation.validation import validate
+from sedseg.model.decoder import DecoderOutput
 from sedseg.model.sed import SED
 from sedseg.preprocessing import normalise
 from sedseg.training.recipe import Recipe, optimiser_groups
+from sedseg.vocabulary import BACKGROUND
 from sedseg.weights import ModelInfo, save_model
 
 logger = logging.getLogger(__name__)
 
-_CHECKPOINT = "checkpoint-{:07d}"
+_CHECKPOINTS = "checkpoint-" + "[0-9]" * 7
+_LOG_EVERY = 10
 
 
 def train(recipe: Recipe, output: Path, *, resume: bool = False, workers: int = 0) -> Path:
@@ -52,85 +55,158 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, workers: int = 
         InputError: the data are faulty (found before the first step), or ``output`` holds
             another run and ``resume`` is not asked for.
     """
-    accelerator = Accelerator(
-        mixed_precision=recipe.precision,
-        gradient_accumulation_steps=recipe.accumulate,
-        log_with="tensorboard",
-        project_config=ProjectConfiguration(project_dir=str(output), logging_dir=str(output)),
-        step_scheduler_with_optimizer=False,
-    )
     newest = _newest_checkpoint(output)
     if newest and not resume:
         raise InputError(f"{output} holds {newest.name} of a run; resume it or name a new folder.")
-    if accelerator.is_main_process:
-        output.mkdir(parents=True, exist_ok=True)
-        for dataset in {id(s.dataset): s.dataset for s in recipe.examples.sources}.values():
-            dataset.check()
-        for dataset in recipe.validation:
-            dataset.check()
-    accelerator.wait_for_everyone()
-
-    set_seed(recipe.seed)
-    model = SED(recipe.config)
-    if recipe.initialise:
-        recipe.initialise(model)
-    optimiser = torch.optim.AdamW(optimiser_groups(model, recipe))
-    schedule = _cosine(optimiser, recipe.iterations, recipe.warmup)
-    embed = TextTable(model)
-    model.to(memory_format=torch.channels_last)
-    prepared: Any = accelerator.prepare(model, optimiser, schedule)
-    wrapped, optimiser, schedule = prepared
+    run = _Run(recipe, output)
     start = 0
     if newest:
-        accelerator.load_state(str(newest))
+        run.accelerator.load_state(str(newest))
         start = int(newest.name.rsplit("-", 1)[1])
-    batches = accelerator.prepare(_batches(recipe, start, accelerator.num_processes, workers))
-    accelerator.init_trackers("tensorboard")
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} loss {task.fields[loss]:.4f}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        speed_estimate_period=600,
-        disable=not accelerator.is_main_process,
-    )
-    with bar:
+    figures: dict[str, float] = {}
+    with _progress(run) as bar:
         task = bar.add_task(recipe.name, total=recipe.iterations, completed=start, loss=0.0)
-        _set_training_mode(model, recipe)
-        step, total = start, torch.zeros((), device=accelerator.device)
-        for batch in batches:
-            with accelerator.accumulate(wrapped):
-                images = normalise(batch.images).contiguous(memory_format=torch.channels_last)
-                text, valid = embed(batch.classes)
-                out = wrapped(images, text, valid=valid)
-                loss = recipe.objective(out, batch)
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(wrapped.parameters(), recipe.max_gradient_norm)
-                optimiser.step()
-                optimiser.zero_grad()
-            total += loss.detach() / recipe.accumulate
-            if not accelerator.sync_gradients:
-                continue
-            schedule.step()
-            step += 1
-            if step % 10 == 0 or step == recipe.iterations:
-                mean = float(accelerator.gather(total[None]).mean()) / (step % 10 or 10)
-                total.zero_()
-                rate = schedule.get_last_lr()[0]
-                accelerator.log({"loss": mean, "learning_rate": rate}, step=step)
+        losses_since = []
+        for step, loss in enumerate(run.steps(start, workers), start + 1):
+            losses_since.append(loss)
+            last = step == recipe.iterations
+            if step % _LOG_EVERY == 0 or last:
+                mean = run.log(step, losses_since)
+                losses_since.clear()
                 bar.update(task, completed=step, loss=mean)
                 if step % 100 == 0 and not bar.console.is_terminal:
                     logger.info("step %d of %d: loss %.4f", step, recipe.iterations, mean)
-            if step % recipe.validate_every == 0 or step == recipe.iterations:
-                _validate(accelerator, model, recipe, step)
-            if step % recipe.checkpoint_every == 0 and step < recipe.iterations:
-                _save_checkpoint(accelerator, output, step)
-    accelerator.end_training()
-    return _save_final(accelerator, model, recipe, output)
+            if step % recipe.validate_every == 0 or last:
+                figures = run.validate(step)
+            if step % recipe.checkpoint_every == 0 and not last:
+                run.save_checkpoint(step)
+    run.accelerator.end_training()
+    return run.save_final(figures)
+
+
+class _Run:
+    """A recipe under way: the model, what trains it, and where it is saved."""
+
+    def __init__(self, recipe: Recipe, output: Path) -> None:
+        self.recipe, self.output = recipe, output
+        self.accelerator = Accelerator(
+            mixed_precision=recipe.precision,
+            gradient_accumulation_steps=recipe.accumulate,
+            log_with="tensorboard",
+            project_config=ProjectConfiguration(project_dir=str(output), logging_dir=str(output)),
+            step_scheduler_with_optimizer=False,
+        )
+        if self.accelerator.is_main_process:
+            for dataset in (*(s.dataset for s in recipe.examples.sources), *recipe.validation):
+                dataset.check()
+            output.mkdir(parents=True, exist_ok=True)
+        self.accelerator.wait_for_everyone()
+        set_seed(recipe.seed)
+        self.model = SED(recipe.config)
+        if recipe.initialise:
+            recipe.initialise(self.model)
+        optimiser = torch.optim.AdamW(optimiser_groups(self.model, recipe))
+        schedule = _cosine(optimiser, recipe.iterations, recipe.warmup)
+        self.model.to(memory_format=torch.channels_last)
+        self.embed = TextTable(self.model)
+        prepared: Any = self.accelerator.prepare(self.model, optimiser, schedule)
+        self.wrapped, self.optimiser, self.schedule = prepared
+        self.accelerator.init_trackers("tensorboard")
+
+    def steps(self, start: int, workers: int) -> Iterator[Tensor]:
+        """Train from step ``start`` on; yield each step's loss."""
+        batches = self.accelerator.prepare(
+            _batches(self.recipe, start, self.accelerator.num_processes, workers)
+        )
+        self._set_training_mode()
+        loss = torch.zeros((), device=self.accelerator.device)
+        for batch in batches:
+            with self.accelerator.accumulate(self.wrapped):
+                part = self.recipe.objective(self._forward(batch), batch)
+                self.accelerator.backward(part)
+                if self.accelerator.sync_gradients:
+                    most = self.recipe.max_gradient_norm
+                    self.accelerator.clip_grad_norm_(self.wrapped.parameters(), most)
+                self.optimiser.step()
+                self.optimiser.zero_grad()
+            loss = loss + part.detach() / self.recipe.accumulate
+            if self.accelerator.sync_gradients:
+                self.schedule.step()
+                yield loss
+                loss = torch.zeros_like(loss)
+
+    def _forward(self, batch: Batch) -> DecoderOutput:
+        images = normalise(batch.images).contiguous(memory_format=torch.channels_last)
+        text, valid = self.embed(batch.classes)
+        output: DecoderOutput = self.wrapped(images, text, valid=valid)
+        return output
+
+    def log(self, step: int, losses: list[Tensor]) -> float:
+        """Write the mean of ``losses``, over all processes, and the rate to TensorBoard."""
+        mean = float(self.accelerator.gather(torch.stack(losses)).mean())
+        rate = self.schedule.get_last_lr()[0]
+        self.accelerator.log({"loss": mean, "learning_rate": rate}, step=step)
+        return mean
+
+    def validate(self, step: int) -> dict[str, float]:
+        """The mIoU of each validation set, on the main process."""
+        found: dict[str, float] = {}
+        recipe = self.recipe
+        if self.accelerator.is_main_process and recipe.validation:
+            self.model.eval()
+            with self.accelerator.autocast():
+                for name, miou in validate(
+                    self.model, recipe.validation, recipe.preprocessing, recipe.validate_most
+                ):
+                    found[name] = miou
+                    self.accelerator.log({f"miou/{name}": miou}, step=step)
+                    logger.info("step %d: mIoU of %s %.3f", step, name, miou)
+            self._set_training_mode()
+        self.accelerator.wait_for_everyone()
+        return found
+
+    def _set_training_mode(self) -> None:
+        self.model.train()
+        self.model.text_encoder.eval()
+        if self.recipe.freeze_norms:
+            for module in self.model.encoder.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    def save_checkpoint(self, step: int) -> None:
+        """Write all that the next step depends on, then drop the checkpoint before."""
+        final = self.output / f"checkpoint-{step:07d}"
+        partial = self.output / "checkpoint-partial"
+        main = self.accelerator.is_main_process
+        if main and partial.exists():
+            shutil.rmtree(partial)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(partial))
+        self.accelerator.wait_for_everyone()
+        if main:
+            partial.rename(final)
+            for older in self.output.glob(_CHECKPOINTS):
+                if older != final:
+                    shutil.rmtree(older)
+
+    def save_final(self, figures: dict[str, float]) -> Path:
+        """Write the weights, with what is known of them."""
+        recipe = self.recipe
+        path = self.output / f"{recipe.name}.safetensors"
+        if self.accelerator.is_main_process:
+            classes = recipe.training_classes()
+            info = ModelInfo(
+                name=recipe.name,
+                config=recipe.config,
+                preprocessing=recipe.preprocessing,
+                training_classes=classes,
+                data_terms=recipe.data_terms,
+                figures={"validation mIoU": figures} if figures else {},
+                knows_background=BACKGROUND in classes,
+            )
+            save_model(self.model, info, path)
+        self.accelerator.wait_for_everyone()
+        return path
 
 
 class TextTable:
@@ -150,15 +226,6 @@ class TextTable:
             return torch.stack(text), None
         valid = [torch.ones(len(t), dtype=torch.bool, device=t.device) for t in text]
         return pad_sequence(text, batch_first=True), pad_sequence(valid, batch_first=True)
-
-
-def _set_training_mode(model: SED, recipe: Recipe) -> None:
-    model.train()
-    model.text_encoder.eval()
-    if recipe.freeze_norms:
-        for module in model.encoder.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
 
 
 def _cosine(
@@ -190,51 +257,18 @@ def _batches(recipe: Recipe, start: int, processes: int, workers: int) -> DataLo
     )
 
 
-def _validate(accelerator: Accelerator, model: SED, recipe: Recipe, step: int) -> None:
-    if accelerator.is_main_process and recipe.validation:
-        model.eval()
-        with accelerator.autocast():
-            for name, miou in validate(
-                model, recipe.validation, recipe.preprocessing, recipe.validate_most
-            ):
-                accelerator.log({f"miou/{name}": miou}, step=step)
-                logger.info("step %d: mIoU of %s %.3f", step, name, miou)
-        _set_training_mode(model, recipe)
-    accelerator.wait_for_everyone()
+def _progress(run: _Run) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} loss {task.fields[loss]:.4f}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        speed_estimate_period=600,
+        disable=not run.accelerator.is_main_process,
+    )
 
 
 def _newest_checkpoint(output: Path) -> Path | None:
-    return max(output.glob("checkpoint-" + "[0-9]" * 7), default=None)
-
-
-def _save_checkpoint(accelerator: Accelerator, output: Path, step: int) -> None:
-    final = output / _CHECKPOINT.format(step)
-    partial = output / "checkpoint-partial"
-    if accelerator.is_main_process and partial.exists():
-        shutil.rmtree(partial)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        partial.rename(final)
-        for older in output.glob("checkpoint-" + "[0-9]" * 7):
-            if older != final:
-                shutil.rmtree(older)
-
-
-def _save_final(accelerator: Accelerator, model: SED, recipe: Recipe, output: Path) -> Path:
-    path = output / f"{recipe.name}.safetensors"
-    if accelerator.is_main_process:
-        classes = recipe.training_classes()
-        info = ModelInfo(
-            name=recipe.name,
-            config=recipe.config,
-            preprocessing=recipe.preprocessing,
-            training_classes=classes,
-            data_terms=recipe.data_terms,
-            figures=recipe.figures,
-            knows_background="background" in classes,
-        )
-        save_model(model, info, path)
-    accelerator.wait_for_everyone()
-    return path
+    return max(output.glob(_CHECKPOINTS), default=None)
