@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from sedseg import SED, SEDConfig
 from sedseg.model.official import official_name
-from sedseg.preprocessing import normalise
+from sedseg.preprocessing import Preprocessing
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -60,5 +60,5 @@ def golden_model(config: SEDConfig, seed: int) -> SED:
 
 def as_at_test(image: np.ndarray) -> torch.Tensor:
     """(H, W, 3) uint8 -> (1, 3, 768, 768): the test protocol from its second resize on."""
-    pixels = normalise(torch.from_numpy(image).permute(2, 0, 1))[None]
+    pixels = Preprocessing().normalise(torch.from_numpy(image).permute(2, 0, 1))[None]
     return F.interpolate(pixels, (768, 768), mode="bilinear", align_corners=False)

@@ -127,9 +127,21 @@ def test_resume(command: Command) -> None:
     assert [photo["status"] for photo in again["photos"]] == ["skipped", "done"]
     assert Path("sedseg-output/a.json").stat().st_mtime_ns == before
     assert Path("sedseg-output/c.labels.png").exists()
-    for other in (["--classes", "sky, car"], ["--classes", WORDS, "--top-k", "none"]):
+    for other in (
+        ["--classes", "sky, car"],
+        ["--classes", WORDS.replace("street", "lane")],
+        ["--classes", WORDS, "--top-k", "none"],
+    ):
         anew = json.loads(command(*photos, *other, "--resume", "--json").out)
         assert [photo["status"] for photo in anew["photos"]] == ["done", "done"]
+
+
+def test_resume_does_not_take_one_photo_for_another(command: Command) -> None:
+    Path("other").mkdir()
+    Path("other/a.png").write_bytes(Path("trip/c.png").read_bytes())
+    command("trip/a.png", "--classes", WORDS)
+    again = json.loads(command("other/a.png", "--classes", WORDS, "--resume", "--json").out)
+    assert again["photos"][0]["status"] == "done"
 
 
 def test_json_is_one_document(command: Command) -> None:

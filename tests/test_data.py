@@ -5,7 +5,7 @@ from PIL import Image
 
 from labelled_photos import write_set
 from sedseg import InputError
-from sedseg.data.augment import Augment
+from sedseg.data.augment import Augment, distort_colours
 from sedseg.data.examples import Batch, ClassSampling, ExampleStream, Source
 from sedseg.data.folder import UNLABELLED, FolderDataset, open_all, read_labels
 
@@ -17,7 +17,7 @@ def root(tmp_path):
 
 def stream(dataset, **options):
     options = {"ignored_count": False, **options}
-    return ExampleStream((Source(dataset, foreign=("cat", "dog")),), Augment(64, 64), 8, **options)
+    return ExampleStream((Source(dataset, foreign=("cat", "dog")),), Augment(64, 64), **options)
 
 
 def check_both(root):
@@ -45,6 +45,38 @@ def test_photos_of_one_scene_stay_together(tmp_path):
     ]
     assert scenes[1]
     assert not scenes[0] & scenes[1]
+
+
+@pytest.mark.parametrize("name", ["IMG_{:04d}", "frame{}", "photo-{:03d}"])
+def test_names_that_tell_no_scenes_apart_are_carved_by_neighbourhood(tmp_path, name):
+    root = write_set(tmp_path / "shapes", photos=40)
+    for path in [*root.glob("train/*/*.png")]:
+        path.rename(path.with_name(name.format(int(path.stem)) + ".png"))
+    train, val = (FolderDataset.open(root, split) for split in ("train", "val"))
+    assert 2 <= len(val) <= 6
+    assert len(train) + len(val) == 40
+
+
+def test_synonyms_are_trained_on_together(tmp_path):
+    root = write_set(tmp_path / "shapes", classes="red|crimson\ngreen\nBackground")
+    example = stream(FolderDataset.open(root, "train"), sampling=ClassSampling(own=3, total=4))[0]
+    assert ("red", "crimson") in example.classes
+    background = example.labels == example.classes.index(("Background",))
+    assert not example.counted[-1][background].any()
+
+
+def test_ssd_s_colour_distortion():
+    grey = torch.full((3, 8, 8), 128, dtype=torch.uint8)
+    colour = torch.tensor([200, 100, 50], dtype=torch.uint8).view(3, 1, 1).expand(3, 8, 8)
+    torch.manual_seed(0)
+    greys = [distort_colours(grey) for _ in range(300)]
+    assert all((g == g[0]).all() for g in greys), "hue and saturation leave grey alone"
+    values = torch.tensor([int(g[0, 0, 0]) for g in greys])
+    assert values.min() < 70
+    assert values.max() > 190
+    assert 0.15 < (values == 128).float().mean() < 0.35, "brightness and contrast: a half each"
+    ratios = torch.tensor([float(distort_colours(colour)[0, 0, 0]) for _ in range(50)])
+    assert ratios.unique().numel() > 20
 
 
 def test_16_bit_labels_read_as_8_bit_ones(tmp_path):
@@ -93,7 +125,7 @@ def test_an_example_is_a_function_of_its_number(root):
 def test_photo_and_labels_are_cropped_together(root):
     for i in range(6):
         example = stream(FolderDataset.open(root, "train"))[i]
-        red = example.labels == example.classes.index("red")
+        red = example.labels == example.classes.index(("red",))
         pixels = example.image.float()
         eroded = -torch.nn.functional.max_pool2d(-red.float()[None], 5, 1, 2)[0] > 0
         assert eroded.sum() > 50
@@ -102,8 +134,8 @@ def test_photo_and_labels_are_cropped_together(root):
 
 def test_foreign_words_are_negatives_on_objects_but_not_on_background(root):
     example = stream(FolderDataset.open(root, "train"), sampling=ClassSampling(own=3, total=4))[0]
-    assert example.classes[-1] in ("cat", "dog")
-    background = example.labels == example.classes.index("background")
+    assert example.classes[-1] in (("cat",), ("dog",))
+    background = example.labels == example.classes.index(("background",))
     unlabelled = example.labels == UNLABELLED
     assert background.any()
     assert unlabelled.any()
@@ -117,7 +149,7 @@ def test_at_most_so_many_classes_and_synonyms(root):
     sampling = ClassSampling(own=2, synonyms={"red": ("crimson",)}, swap=1.0)
     example = stream(FolderDataset.open(root, "train"), sampling=sampling)[1]
     assert len(example.classes) == 2
-    assert "red" not in example.classes
+    assert ("red",) not in example.classes
     batch = Batch.of([example, stream(FolderDataset.open(root, "train"))[2]])
     assert batch.counted.shape == (2, 3, 64, 64)
     assert not batch.counted[0, 2].any()

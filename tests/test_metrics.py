@@ -36,7 +36,7 @@ def test_dice_is_1_minus_overlap_over_the_classes_present():
     logits = torch.full((1, 2, 2, 2), -50.0)
     logits[0, 0, 0] = 50.0  # half of the pixels, of which all are of class 0, as are two more
     kept = torch.ones(1, 3, 2, dtype=torch.bool)
-    output = DecoderOutput(logits, (logits,) * 3, kept)
+    output = DecoderOutput(logits, (logits,) * 3, kept, logits[:, :, None])
     labels = torch.zeros(1, 2, 2, dtype=torch.long)
     assert float(dice_loss(output, labels)) == pytest.approx(1 - 2 * 2 / (2 + 4))
     counted = torch.ones(1, 2, 2, 2, dtype=torch.bool)

@@ -50,13 +50,15 @@ def test_rejecting_nothing_equals_dense(model, text):
 
 @torch.inference_mode()
 def test_a_rejected_class_has_no_logit_and_leaves_the_others_as_if_never_listed(model, text):
-    out = model(photos(1), text, top_k=1)
+    found = (model(photos(20)[i : i + 1], text, top_k=1) for i in range(20))
+    i, out = next(
+        (i, o) for i, o in enumerate(found) if o.kept[0, 0].equal(o.kept[0, 2]) and not o.kept.all()
+    )
     kept = out.kept[0, -1]
     assert torch.isneginf(out.logits[0, ~kept]).all()
     assert torch.isfinite(out.logits[0, kept]).all()
-    if out.kept[0, 0].equal(kept):
-        alone = model(photos(1), text[kept])
-        torch.testing.assert_close(out.logits[:, kept], alone.logits, atol=1e-5, rtol=1e-5)
+    alone = model(photos(20)[i : i + 1], text[kept])
+    torch.testing.assert_close(out.logits[:, kept], alone.logits, atol=1e-4, rtol=1e-4)
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from golden_model import BASE, GOLDEN, TINY, as_at_test, golden_model
 from sedseg import losses
 from sedseg.model.cost_map import cost_map
 from sedseg.model.official import official_name
-from sedseg.preprocessing import normalise
+from sedseg.preprocessing import Preprocessing
 
 # Every how many-th pixel of the levels, scores; every how many-th template of text_features.
 SAMPLING = {"tiny": (8, 4, 1), "base": (32, 2, 5)}
@@ -101,7 +101,8 @@ def photo(height, width, seed):
 def test_training_losses_and_gradients():
     golden = np.load(GOLDEN / "tiny_train.npz")
     model = golden_model(TINY, int(golden["weight_seed"])).train()
-    images = normalise(torch.from_numpy(np.stack([photo(768, 768, 50 + b) for b in (0, 1)])))
+    images = torch.from_numpy(np.stack([photo(768, 768, 50 + b) for b in (0, 1)]))
+    images = Preprocessing().normalise(images)
     labels = torch.from_numpy(golden["targets"].repeat(32, 1).repeat(32, 2)).long()
     labels[:, :40] = 255
     found = losses(model(images, model.encode_text(golden["classes"].tolist())), labels)

@@ -24,10 +24,11 @@ from sedseg.recipes.sed_paper import sed_base
 from sedseg.recipes.sed_tiny_words import HELD_OUT, SYNONYMS, foreign_words
 from sedseg.training.recipe import ParameterGroup, Recipe, RecipeInputs, optimiser_groups
 from sedseg.training.trainer import train
+from sedseg.vocabulary import Vocabulary
 from sedseg.weights import load_model
 
 SMALL = SEDConfig(
-    clip=TINY_CLIP,
+    clip={**TINY_CLIP, "vision_cfg": {**TINY_CLIP["vision_cfg"], "timm_drop": 0.1}},
     hidden_dim=32,
     decoder_dims=(32, 16, 16),
     guidance_dims=(16, 8, 8),
@@ -43,16 +44,14 @@ def tell_words_apart(model: SED) -> None:
 
 
 def small(inputs: RecipeInputs) -> Recipe:
-    """A run of seconds; has dropout-free weights, augmentation, two rates and accumulation."""
+    """A run of seconds, with dropout, augmentation, two rates and accumulation."""
     iterations = inputs.iterations or 6
     return Recipe(
         name="small",
         config=SMALL,
         preprocessing=Preprocessing(64, 256, None),
         examples=ExampleStream(
-            tuple(Source(d) for d in open_all(inputs.data, "train")),
-            Augment(64, 64),
-            iterations * 4,
+            tuple(Source(d) for d in open_all(inputs.data, "train")), Augment(64, 64)
         ),
         validation=tuple(open_all(inputs.data, "val")),
         groups=(
@@ -168,7 +167,7 @@ def test_the_paper_s_recipe(data):
 def test_unlabelled_pixels_count_or_not():
     logits = torch.full((1, 1, 4, 4), 3.0)
     kept = torch.ones(1, 3, 1, dtype=torch.bool)
-    output = DecoderOutput(logits, (logits, logits, logits), kept)
+    output = DecoderOutput(logits, (logits, logits, logits), kept, logits[:, :, None])
     labels = torch.zeros(1, 8, 8)
     labels[:, 4:] = 255
     good, bad = (torch.nn.functional.softplus(torch.tensor(s * 3.0)) for s in (-1, 1))
@@ -187,6 +186,7 @@ def test_an_unknown_recipe_is_named_with_the_known_ones(tmp_path):
 
 def test_measured_synonyms_are_not_trained_on():
     trained = {word for words in SYNONYMS.values() for word in words} | set(SYNONYMS)
+    trained |= set(Vocabulary.of("coco-stuff").names)
     assert not trained & set(HELD_OUT.values())
     assert "tiger" in foreign_words("camvid", ("road", "car"))
     assert "car" not in foreign_words("camvid", ("road", "car"))

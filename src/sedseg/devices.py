@@ -6,7 +6,8 @@ import torch
 
 from sedseg.errors import InputError
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Not float16: its range is too small for sums over hundreds of classes.
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
@@ -35,7 +36,7 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
     """The type meant; for None bfloat16 where ``device`` is fast with it, else float32.
 
     Raises:
-        InputError: it is neither float32, bfloat16 nor float16.
+        InputError: it is neither float32 nor bfloat16.
     """
     if dtype is None:
         return torch.bfloat16 if _fast_bfloat16(device) else torch.float32

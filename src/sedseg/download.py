@@ -83,8 +83,7 @@ def from_drive(drive_id: str, out: Path, otherwise: str) -> None:
         import gdown
     except ImportError as error:
         raise InputError(
-            'Fetching from Google Drive needs gdown: type `pip install "sedseg[drive]"`, '
-            f"or {otherwise}."
+            f"Fetching from Google Drive needs gdown: type `pip install gdown`, or {otherwise}."
         ) from error
     out.parent.mkdir(parents=True, exist_ok=True)
     try:

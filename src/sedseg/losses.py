@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -69,9 +70,9 @@ def dice_loss(
 
 
 def _one_hot(labels: Tensor, classes: int, ignore_index: int) -> Tensor:
-    """(B, H, W) indices -> (B, T, H, W), all zero where ignored."""
-    known = labels.long().where(labels != ignore_index, classes)
-    return F.one_hot(known, classes + 1)[..., :-1].permute(0, 3, 1, 2)
+    """(B, H, W) indices -> (B, T, H, W) bool, all False where ignored."""
+    indices = torch.arange(classes, device=labels.device).view(-1, 1, 1)
+    return (labels[:, None] == indices) & (labels != ignore_index)[:, None]
 
 
 def _resize(maps: Tensor, like: Tensor) -> Tensor:

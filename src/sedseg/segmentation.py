@@ -58,7 +58,8 @@ class Segmentation:
         rejected: the names of the classes that each of the three early rejections dropped.
         maps: the scores, at the model's resolution; see :attr:`scores`.
         source: the photo's path, if it was given as one.
-        settings: the model's name, top_k and threshold, for the record.
+        synonyms: (T,) the words of each class; none: its name alone.
+        settings: the model, top_k, threshold and the like, for the record.
     """
 
     classes: tuple[str, ...]
@@ -68,6 +69,7 @@ class Segmentation:
     maps: ScoreMaps
     rejected: tuple[tuple[str, ...], ...] = ((), (), ())
     source: str | None = None
+    synonyms: tuple[tuple[str, ...], ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -171,6 +173,7 @@ class Segmentation:
                 {
                     "index": i,
                     "name": name,
+                    "synonyms": list(self.synonyms[i]) if self.synonyms else [name],
                     "colour": "#{:02x}{:02x}{:02x}".format(*self.colours[i].tolist()),
                     "pixels": int(self._pixels[i]),
                     "share": int(self._pixels[i]) / self.mask.size,
@@ -184,15 +187,22 @@ class Segmentation:
             "rejected": [list(names) for names in self.rejected],
         }
 
-    def save(self, folder: str | Path, stem: str, opacity: float = 0.5) -> SavedFiles:
+    def save(self, folder: str | Path, stem: str | None = None, opacity: float = 0.5) -> SavedFiles:
         """Write ``STEM.overlay.png``, ``STEM.labels.png`` (:meth:`labels`) and ``STEM.json``.
 
-        The folder is made if need be. Either all three files are there, new and whole, or those
-        of before are untouched; the JSON appears last.
+        The folder is made if need be. Each file appears whole, the JSON last and only when the
+        pictures are there.
+
+        Args:
+            folder: where to.
+            stem: how the files are called; default: as the photo's file, or "photo".
+            opacity: of the overlay's colours, 0 to 1.
 
         Raises:
             InputError: the folder cannot be written to.
         """
+        if stem is None:
+            stem = Path(self.source).stem if self.source else "photo"
         if not stem or Path(stem).name != stem:
             raise InputError(f"The stem {stem!r} is no file name; give one without folders.")
         files = SavedFiles.of(Path(folder).expanduser(), stem)
@@ -204,7 +214,8 @@ class Segmentation:
                 for image, path in zip((labels, overlay), pictures, strict=True):
                     # Barely larger than at the default level, and several times faster.
                     image.save(path, format="PNG", compress_level=3)
-                text = json.dumps(self.record(), ensure_ascii=False, indent=1)
+                found = {**self.record(), "opacity": opacity}
+                text = json.dumps(found, ensure_ascii=False, indent=1)
                 record.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
             raise InputError(

@@ -55,7 +55,7 @@ _MODEL_CARD = """---
 # {{ name }}
 
 An open-vocabulary segmentation model (SED, arXiv 2311.15537) for
-[sedseg](https://pypi.org/project/sedseg):
+sedseg:
 
     import sedseg
     segmenter = sedseg.load("<this repository>")
@@ -82,9 +82,10 @@ class Segmenter(
         model: moved to the device and put in evaluation mode.
         info: what is known of it.
         device: "cpu", "cuda", "cuda:1", "mps" or a torch.device. Default: a GPU if there is one.
-        dtype: "float32", "bfloat16", "float16" or a torch.dtype, for the image side of the model
+        dtype: "float32", "bfloat16" or the torch.dtype, for the image side of the model
             (text is embedded in float32). Default: bfloat16 where the device computes with it
             faster, else float32.
+        source: where the model was loaded from, for the records of results.
 
     Raises:
         InputError: the device is not there, or the type is none of these.
@@ -96,7 +97,9 @@ class Segmenter(
         info: ModelInfo,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        source: str = "",
     ) -> None:
+        self.source = source
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
         self.info = info
@@ -176,10 +179,17 @@ class Segmenter(
                     maps=maps.cpu(),
                     rejected=_rejected(kept, words),
                     source=_path(sources[i]),
-                    settings={"model": self.info.name, "top_k": top_k, "threshold": threshold},
+                    synonyms=words.vocabulary.synonyms,
+                    settings={**self.settings, "top_k": top_k, "threshold": threshold},
                 )
         in_order = [results[i] for i in range(len(images))]
         return in_order if isinstance(photos, (list, tuple)) else in_order[0]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What, besides the call's arguments, decides a result; results keep it."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return {"model": self.info.name, "weights": self.source, "dtype": dtype}
 
     def prepare(self, classes: Any) -> None:
         """Embed the classes now rather than with the first photo.
@@ -197,11 +207,12 @@ class Segmenter(
                 f"{self.info.name} knows background only as the absence of other classes; "
                 "name at least one other."
             )
-        if self._latest is None or self._latest.vocabulary != vocabulary:
+        found = self._latest  # held here: another thread may replace it meanwhile
+        if found is None or found.vocabulary != vocabulary:
             wanted = Vocabulary(tuple(vocabulary.synonyms[i] for i in asked))
             text = self.text_embeddings.embeddings(wanted).to(self.device, self.dtype)
-            self._latest = _Words(vocabulary, text, asked, absence)
-        return self._latest
+            found = self._latest = _Words(vocabulary, text, asked, absence)
+        return found
 
     def _batches(self, images: Sequence[Image.Image], classes: int) -> Iterator[list[int]]:
         """Indices of photos that the model sees at one size, in groups that fit in memory."""
@@ -248,7 +259,7 @@ class Segmenter(
             from huggingface_hub import hf_hub_download
 
             path = Path(hf_hub_download(model_id, path.name, **download))
-        return cls(*load_model(path), device=device, dtype=dtype)
+        return cls(*load_model(path), device=device, dtype=dtype, source=model_id)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
         """The card of the hub's page, with the model's data terms and measured figures."""
@@ -278,7 +289,7 @@ def load(
     device = choose_device(device)  # a wrong device shows before the download, not after
     choose_dtype(dtype, device)
     model, info = load_model(source if isinstance(source, str) else Path(source))
-    return Segmenter(model, info, device=device, dtype=dtype)
+    return Segmenter(model, info, device=device, dtype=dtype, source=os.fspath(source))
 
 
 def _score_maps(logits: Tensor, kept: Tensor, words: _Words, photo: Image.Image) -> ScoreMaps:

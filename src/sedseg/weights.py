@@ -193,10 +193,7 @@ def _nearest(name: str) -> str:
 def _embedded(name: str) -> Path:
     path = EMBEDDED[name]
     if not path.exists():
-        raise InputError(
-            f"This installation lacks {name}'s weights ({path}); "
-            "type `pip install --force-reinstall --no-deps sedseg`."
-        )
+        raise InputError(f"This installation lacks {name}'s weights ({path}); install sedseg anew.")
     return path
 
 

@@ -84,7 +84,7 @@ def segment(
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="float32, bfloat16, float16. Default: the faster of the first two."),
+        typer.Option(help="float32 or bfloat16. Default: the faster."),
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("sedseg-output"),
     resume: Annotated[
@@ -244,15 +244,16 @@ def _saved_before(files: SavedFiles, photo: Path, job: _Job) -> dict[str, Any] |
     """The record of results that are all there and were made of this photo in this way."""
     if not all(file.exists() for file in files):
         return None
-    wanted = {"model": job.segmenter.info.name, **job.settings}
+    wanted = {**job.segmenter.settings, **job.settings, "opacity": job.opacity}
     try:
         record: dict[str, Any] = json.loads(files.record.read_text(encoding="utf-8"))
-        names = tuple(entry["name"] for entry in record["classes"])
-        same_photo = Path(record["photo"]).name == photo.name
+        words = tuple(tuple(entry["synonyms"]) for entry in record["classes"])
+        same_photo = Path(record["photo"]).resolve() == photo.resolve()
+        newer = files.record.stat().st_mtime >= photo.stat().st_mtime
     except (OSError, ValueError, KeyError, TypeError):
         return None  # no record of ours: make it anew
-    same = same_photo and names == job.vocabulary.names and wanted.items() <= record.items()
-    return record if same else None
+    same = same_photo and newer and words == job.vocabulary.synonyms
+    return record if same and wanted.items() <= record.items() else None
 
 
 def _print_areas(outcomes: Sequence[Outcome]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.logging import RichHandler
 
 from sedseg.errors import InputError
 
@@ -23,7 +24,7 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder of the data set, or of several.")],
     output: Annotated[Path, typer.Option(help="Folder for checkpoints, log and weights.")],
     pretrained: Annotated[
-        Path | None, typer.Option(help="Weights to start from, where the recipe takes some.")
+        str | None, typer.Option(help="Weights to start from, where the recipe takes some.")
     ] = None,
     text_tower: Annotated[
         Path | None, typer.Option(help="Text tower to start from, where the recipe takes one.")
@@ -46,7 +47,8 @@ def train(
     from sedseg.training.recipe import RecipeInputs
     from sedseg.training.trainer import train as run
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    handler = RichHandler(show_path=False, show_level=False)  # goes well with the progress bar
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)
     inputs = RecipeInputs(data, pretrained, text_tower, iterations)
     weights = run(find_recipe(recipe)(inputs), output, resume=resume, workers=workers)

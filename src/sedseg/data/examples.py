@@ -20,20 +20,22 @@ from torch.utils.data import Dataset
 
 from sedseg.data.augment import Augment
 from sedseg.data.folder import UNLABELLED, FolderDataset
-from sedseg.vocabulary import BACKGROUND
+
+ClassList = tuple[tuple[str, ...], ...]
+"""T classes, each with its synonyms."""
 
 
 class Example(NamedTuple):
     """A crop and the words asked of it.
 
     image: (3, S, S) uint8. labels: (S, S), an index into ``classes``, ``UNLABELLED`` where none of
-    them fits or nothing is known. classes: T names. counted: (T, S, S) bool, where the truth is
-    known of a class; None: everywhere.
+    them fits or nothing is known. classes: T, with synonyms. counted: (T, S, S) bool, where the
+    truth is known of a class; None: everywhere.
     """
 
     image: Tensor
     labels: Tensor
-    classes: tuple[str, ...]
+    classes: ClassList
     counted: Tensor | None
 
 
@@ -42,7 +44,7 @@ class Batch(NamedTuple):
 
     images: Tensor
     labels: Tensor
-    classes: list[tuple[str, ...]]
+    classes: list[ClassList]
     counted: Tensor | None
 
     @staticmethod
@@ -90,25 +92,22 @@ class ClassSampling:
 
 @dataclass(frozen=True)
 class ExampleStream(Dataset):
-    """``length`` examples drawn from the sources.
+    """Examples drawn from the sources.
 
     Attributes:
         ignored_count: unlabelled pixels count as "none of the classes", as in the paper; else the
             loss leaves them out.
-        cache: keep decoded photos in memory.
+        cache: keep decoded photos in memory, in each process that reads.
+        seed: of the draws.
     """
 
     sources: tuple[Source, ...]
     augment: Augment
-    length: int
     sampling: ClassSampling = ClassSampling()
     ignored_count: bool = True
     cache: bool = False
     seed: int = 0
     _decoded: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
-
-    def __len__(self) -> int:
-        return self.length
 
     def __getitem__(self, index: int) -> Example:
         """The example of that number, whatever came before it."""
@@ -118,7 +117,7 @@ class ExampleStream(Dataset):
         source = self.sources[which]
         image, labels = self._read(which, int(rng.integers(len(source.dataset))))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(rng.integers(2**62)))
+            torch.default_generator.manual_seed(int(rng.integers(2**62)))
             image, labels = self.augment(image, labels)
         return self._ask(source, image, labels, rng)
 
@@ -134,17 +133,18 @@ class ExampleStream(Dataset):
     def _ask(
         self, source: Source, image: Tensor, labels: Tensor, rng: np.random.Generator
     ) -> Example:
-        names = source.dataset.vocabulary.names
+        vocabulary = source.dataset.vocabulary
         own, foreign = self._choose(source, labels, rng)
         position = torch.full((UNLABELLED + 1,), UNLABELLED, dtype=labels.dtype)
         position[torch.from_numpy(own)] = torch.arange(len(own), dtype=labels.dtype)
-        classes = (*(self._name(names[i], rng) for i in own), *foreign)
+        asked = [self._words(vocabulary.synonyms[i], rng) for i in own]
+        classes = (*asked, *((word,) for word in foreign))
         known = labels != UNLABELLED
         counted = None
         if not self.ignored_count:
             object_ = known
-            if BACKGROUND in names:
-                object_ = known & (labels != names.index(BACKGROUND))
+            if vocabulary.background is not None:
+                object_ = known & (labels != vocabulary.background)
             counted = torch.stack([*[known] * len(own), *[object_] * len(foreign)])
         return Example(image, position[labels.long()], classes, counted)
 
@@ -164,8 +164,8 @@ class ExampleStream(Dataset):
         foreign = [source.foreign[i] for i in rng.permutation(len(source.foreign))[:wanted]]
         return own[: self.sampling.total - len(foreign)], foreign
 
-    def _name(self, name: str, rng: np.random.Generator) -> str:
-        others = self.sampling.synonyms.get(name, ())
+    def _words(self, words: tuple[str, ...], rng: np.random.Generator) -> tuple[str, ...]:
+        others = self.sampling.synonyms.get(words[0], ())
         if others and rng.random() < self.sampling.swap:
-            return str(others[rng.integers(len(others))])
-        return name
+            return (others[rng.integers(len(others))],)
+        return words

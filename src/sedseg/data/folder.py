@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -69,8 +69,8 @@ class FolderDataset(Dataset):
             raise InputError(f"{folder / 'images'} is missing; put the photos of the split there.")
         photos = sorted(p for p in (folder / "images").iterdir() if not p.name.startswith("."))
         if carved:
-            held_out = _validation_scenes([p.stem for p in photos])
-            photos = [p for p in photos if (_scene(p.stem) in held_out) == (split == "val")]
+            held_out = _held_out([p.stem for p in photos])
+            photos = [p for p in photos if (p.stem in held_out) == (split == "val")]
         if not photos:
             raise InputError(f"{folder / 'images'} holds no photo for the split {split!r}.")
         labels = [folder / "labels" / f"{p.stem}.png" for p in photos]
@@ -106,7 +106,7 @@ class FolderDataset(Dataset):
                 width, height = opened.size
                 if opened.getexif().get(0x0112, 1) >= 5:  # EXIF orientation: turned by 90 degrees
                     width, height = height, width
-        except (OSError, UnidentifiedImageError) as error:
+        except (OSError, Image.DecompressionBombError) as error:
             raise InputError(f"{photo} cannot be read as an image; remove it.") from error
         indices = read_labels(label)
         if indices.shape != (height, width):
@@ -132,7 +132,7 @@ def read_labels(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as opened:
             indices = np.array(opened)
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as a PNG of labels; write it anew.") from error
     if indices.ndim != 2:
         raise InputError(f"{path} has colours; a label is one channel of class indices.")
@@ -149,15 +149,27 @@ def _scene(stem: str) -> str:
     return stem.rsplit("_", 1)[0]
 
 
-def _validation_scenes(stems: Sequence[str]) -> set[str]:
-    """Scenes that make up a tenth of the photos, the same on every machine.
+def _held_out(stems: Sequence[str]) -> set[str]:
+    """The stems of a tenth of the photos, whole scenes together, the same on every machine.
 
-    A scene of more than a tenth (a camera's or a photographer's name, mostly) stays in training.
+    Names tell scenes apart where they can. Where they cannot (IMG_0001, IMG_0002 ...), runs of
+    neighbouring names stand for scenes.
     """
-    sizes: dict[str, int] = defaultdict(int)
-    for stem in stems:
-        sizes[_scene(stem)] += 1
     wanted = max(1, round(len(stems) / 10))
+    by_name = {stem: _scene(stem) for stem in stems}
+    run = max(1, wanted // 3)
+    by_place = {stem: f"{i // run}" for i, stem in enumerate(stems)}
+    for scenes in (by_name, by_place):
+        chosen = _chosen_scenes(list(scenes.values()), wanted)
+        held_out = {stem for stem, scene in scenes.items() if scene in chosen}
+        if len(held_out) >= wanted / 2:
+            break
+    return held_out
+
+
+def _chosen_scenes(scene_of_each: Sequence[str], wanted: int) -> set[str]:
+    """Scenes with about ``wanted`` photos in all; one of far more (a camera, mostly) is none."""
+    sizes = Counter(scene_of_each)
     chosen: set[str] = set()
     taken = 0
     for scene in sorted(sizes, key=lambda s: (zlib.crc32(s.encode()), s)):
@@ -169,19 +181,16 @@ def _validation_scenes(stems: Sequence[str]) -> set[str]:
     return chosen
 
 
-def open_all(
-    root: Path | str, split: str, names: Iterable[str] | None = None
-) -> list[FolderDataset]:
+def open_all(root: Path | str, split: str) -> list[FolderDataset]:
     """Every set below ``root``, or ``root`` itself where it is one.
 
     Raises:
-        InputError: there is none, or one of ``names`` is missing.
+        InputError: there is none.
     """
     root = Path(root)
     if (root / "classes.txt").is_file():
         return [FolderDataset.open(root, split)]
-    folders = [root / n for n in names] if names else sorted(root.glob("*/classes.txt"))
-    folders = [f.parent if f.name == "classes.txt" else f for f in folders]
+    folders = sorted(path.parent for path in root.glob("*/classes.txt"))
     if not folders:
         raise InputError(f"{root} is no data set: neither it nor a folder in it has classes.txt.")
     return [FolderDataset.open(folder, split) for folder in folders]

@@ -25,11 +25,13 @@ class DecoderOutput(NamedTuple):
 
     logits: (B, T, H/4, W/4). aux: three maps (B, T, ...) at strides 32, 16 and 8.
     kept: (B, 3, T) bool, the classes alive after each of the three rejections.
+    cost: (B, T, P, h, w), the cost map that was decoded.
     """
 
     logits: Tensor
     aux: tuple[Tensor, ...]
     kept: Tensor
+    cost: Tensor
 
 
 class GradualFusionDecoder(nn.Module):
@@ -92,7 +94,7 @@ class GradualFusionDecoder(nn.Module):
         """
         if valid is None:
             valid = torch.ones(cost.shape[:2], dtype=torch.bool, device=cost.device)
-        kept, cost = valid, cost[valid]
+        kept, whole_cost, cost = valid, cost, cost[valid]
         x = self.embed(cost)
         aux, history = [], []
         for stage, aux_head, level in zip(self.stages, self.aux_heads, levels, strict=True):
@@ -104,7 +106,7 @@ class GradualFusionDecoder(nn.Module):
             history.append(kept)
             x, cost = stage(x, cost, level, kept)
         logits = scatter_rows(self.head(x), kept)
-        return DecoderOutput(logits, tuple(aux), torch.stack(history, dim=1))
+        return DecoderOutput(logits, tuple(aux), torch.stack(history, dim=1), whole_cost)
 
 
 class DecoderStage(nn.Module):

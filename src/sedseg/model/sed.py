@@ -91,6 +91,7 @@ class SED(nn.Module):
             _crop(out.logits, height, width, 4),
             tuple(_crop(m, height, width, s) for m, s in zip(out.aux, (32, 16, 8), strict=True)),
             out.kept,
+            out.cost,
         )
 
     def load_official(self, state_dict: Mapping[str, Tensor]) -> None:

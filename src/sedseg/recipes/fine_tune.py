@@ -5,6 +5,7 @@ from __future__ import annotations
 from sedseg.data.augment import Augment
 from sedseg.data.examples import ClassSampling, ExampleStream, Source
 from sedseg.data.folder import open_all
+from sedseg.model.sed import SED
 from sedseg.recipes.sed_tiny import objective
 from sedseg.training.recipe import ParameterGroup, Recipe, RecipeInputs
 from sedseg.weights import load_model
@@ -15,17 +16,19 @@ def fine_tune(inputs: RecipeInputs) -> Recipe:
 
         sedseg train fine_tune --data my-photos --output runs/mine
 
-    1000 steps of 8 crops, about 20 minutes on two CPU cores for sed-tiny. The text tower stays
-    frozen, so words that you did not train keep their meaning, though their accuracy may fall.
+    1000 steps of 8 crops. The text tower stays frozen, so words that you did not train keep their
+    meaning, though their accuracy may fall. ``--pretrained`` takes whatever ``sedseg.load`` takes.
     """
     start, info = load_model(inputs.pretrained or "sed-tiny")
-    weights = start.state_dict()
+
+    def initialise(model: SED) -> None:
+        model.load_state_dict(start.state_dict())
+
     iterations, batch_size = inputs.iterations or 1000, 8
     shortest = info.preprocessing.square or info.preprocessing.shortest_side
     examples = ExampleStream(
         tuple(Source(dataset) for dataset in open_all(inputs.data, "train")),
         Augment(crop=shortest * 2 // 3 // 32 * 32, shortest_side=shortest, scales=(0.6, 1.5)),
-        iterations * batch_size,
         ClassSampling(own=16),
         ignored_count=False,
     )
@@ -39,7 +42,7 @@ def fine_tune(inputs: RecipeInputs) -> Recipe:
             ParameterGroup(lambda model: model.decoder, 3e-4),
             ParameterGroup(lambda model: model.encoder, 1e-4),
         ),
-        initialise=lambda model: model.load_state_dict(weights) and None,
+        initialise=initialise,
         freeze_norms=True,
         iterations=iterations,
         batch_size=batch_size,
@@ -49,5 +52,6 @@ def fine_tune(inputs: RecipeInputs) -> Recipe:
         objective=objective,
         validate_every=250,
         checkpoint_every=100,
+        known=info.training_classes,
         data_terms=f"Fine-tuned from {info.name}: {info.data_terms}",
     )

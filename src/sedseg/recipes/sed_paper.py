@@ -41,7 +41,7 @@ def sed_large(inputs: RecipeInputs) -> Recipe:
 def _paper(inputs: RecipeInputs, name: str, clip: str, weights: str) -> Recipe:
     iterations, batch_size, rate = inputs.iterations or 80_000, 4, 2e-4
     sources = tuple(Source(dataset) for dataset in open_all(inputs.data, "train"))
-    examples = ExampleStream(sources, Augment(), iterations * batch_size)
+    examples = ExampleStream(sources, Augment())
 
     def initialise(model: SED) -> None:
         load_clip(model, clip, str(inputs.pretrained or weights))

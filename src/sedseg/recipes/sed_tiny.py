@@ -6,6 +6,8 @@ from math import sqrt
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -45,6 +47,8 @@ CONFIG = SEDConfig(
     detach_guidance=False,
 )
 
+_TEMPERATURE = 0.05  # of cosines; the best and the second word are about a quarter apart
+
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
 _IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -60,10 +64,10 @@ def sed_tiny(inputs: RecipeInputs) -> Recipe:
     An ImageNet encoder knows no words, and there are six thousand photos, not a hundred thousand;
     so it differs from the paper's recipe: the skip features pass their gradient on to the
     encoder, which learns at a third of the decoder's rate, not a hundredth; its batch norms, which
-    come folded, stay frozen; one template, the bare name; ten words are asked of a crop: eight of
-    the set's own classes at most, the rest words of other sets that are safe negatives; names give
-    way to synonyms three times in ten; unlabelled pixels do not count; a Dice term weighs small
-    things.
+    come folded, keep their statistics; one template, the bare name; ten words are asked of a crop:
+    eight of the set's own classes at most, the rest words of other sets that are safe negatives;
+    names give way to synonyms three times in ten; unlabelled pixels do not count; and the loss has
+    three more terms (:func:`objective`).
     """
     train = open_all(inputs.data, "train")
     sources = tuple(
@@ -76,7 +80,6 @@ def sed_tiny(inputs: RecipeInputs) -> Recipe:
     examples = ExampleStream(
         sources,
         Augment(crop=256, shortest_side=352, longest_side=1024, scales=(0.6, 1.5)),
-        iterations * batch_size,
         ClassSampling(own=8, total=10, synonyms=SYNONYMS, swap=0.3),
         ignored_count=False,
         cache=True,
@@ -85,7 +88,7 @@ def sed_tiny(inputs: RecipeInputs) -> Recipe:
     def initialise(model: SED) -> None:
         if inputs.pretrained is None or inputs.text_tower is None:
             raise InputError("sed_tiny starts from --pretrained and --text-tower; give both.")
-        load_mobilenet(model, inputs.pretrained)
+        load_mobilenet(model, Path(inputs.pretrained))
         load_text_tower(model, inputs.text_tower)
 
     return Recipe(
@@ -117,18 +120,42 @@ def sed_tiny(inputs: RecipeInputs) -> Recipe:
 
 
 def objective(output: DecoderOutput, batch: Batch) -> Tensor:
-    """Cross-entropies, auxiliary ones at 0.4, and half the Dice loss, at every second pixel."""
+    """The binary cross-entropies, auxiliary ones at 0.4, and half of each of three more losses.
+
+    Those are a Dice term, and which word of the list a pixel is (softmax over classes) as the
+    logits say and as the cost map alone says. The last teaches the encoder words directly, where
+    otherwise it would learn them through the whole decoder.
+    """
     labels = batch.labels[:, ::2, ::2]
     counted = None if batch.counted is None else batch.counted[:, :, ::2, ::2]
     found = losses(output, labels, UNLABELLED, counted)
     auxiliary = found.aux_0 + found.aux_1 + found.aux_2
-    return found.logits + 0.4 * auxiliary + 0.5 * dice_loss(output, labels, UNLABELLED, counted)
+    dice = dice_loss(output, labels, UNLABELLED, counted)
+    choice = choice_loss(output.logits, labels, counted)
+    coarse = None if counted is None else counted[:, :, 2::4, 2::4]
+    words = choice_loss(output.cost.mean(2) / _TEMPERATURE, labels[:, 2::4, 2::4], coarse)
+    return found.logits + 0.4 * auxiliary + 0.5 * (dice + choice + words)
+
+
+def choice_loss(maps: Tensor, labels: Tensor, counted: Tensor | None) -> Tensor:
+    """Cross-entropy of the softmax over classes, mean over labelled pixels.
+
+    Args:
+        maps: (B, T, h, w), resized bilinearly to the labels' size.
+        labels: (B, H, W), ``UNLABELLED`` where no class of the list is true or nothing known.
+        counted: (B, T, H, W) bool, the classes a pixel chooses from; None: all.
+    """
+    maps = F.interpolate(maps.float(), labels.shape[-2:], mode="bilinear", align_corners=False)
+    if counted is not None:
+        maps = maps.masked_fill(~counted, -30.0)
+    total = F.cross_entropy(maps, labels.long(), ignore_index=UNLABELLED, reduction="sum")
+    return total / (labels != UNLABELLED).sum().clamp(min=1)
 
 
 def load_mobilenet(model: SED, path: Path) -> None:
     """Put ImageNet weights into the trunk, and the change of normalisation into its first layer."""
     trunk = model.encoder.visual.get_submodule("trunk")
-    weights = load_file(path)
+    weights = _tensors(path)
     stem = weights["conv_stem.weight"]
     ratio = torch.tensor(STD) / torch.tensor(_IMAGENET_STD)
     shift = (torch.tensor(MEAN) - torch.tensor(_IMAGENET_MEAN)) / torch.tensor(_IMAGENET_STD)
@@ -144,9 +171,16 @@ def load_text_tower(model: SED, path: Path) -> None:
         InputError: the file is no text tower of this size.
     """
     clip = model.text_encoder.clip
-    missing, unknown = clip.load_state_dict(load_file(path), strict=False)
+    missing, unknown = clip.load_state_dict(_tensors(path), strict=False)
     if unknown or set(missing) - {"logit_scale"}:
         raise InputError(f"{path} is no text tower of sed-tiny; make it with text_tower.py.")
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be read as a safetensors file: {error}.") from error
 
 
 def _measured(dataset: FolderDataset) -> bool:

@@ -25,13 +25,13 @@ class RecipeInputs:
 
     Attributes:
         data: the folder of the data set, or of several.
-        pretrained: weights to start from; what they are, the recipe says.
+        pretrained: weights to start from, a file or a name; what they are, the recipe says.
         text_tower: likewise for a text tower.
         iterations: replaces the recipe's own number.
     """
 
     data: Path
-    pretrained: Path | None = None
+    pretrained: str | None = None
     text_tower: Path | None = None
     iterations: int | None = None
 
@@ -61,11 +61,11 @@ class Recipe:
     Attributes:
         name: of the model.
         config, preprocessing: what the model is and how large it sees photos at test.
-        examples: the stream; its length is iterations x batch_size.
+        examples: the stream.
         validation: sets measured now and then.
         groups: what is trained, and how fast.
         initialise: puts pretrained weights into a new model.
-        freeze_norms: keep the encoder's batch norms as they are, in evaluation mode.
+        freeze_norms: keep the statistics of the encoder's batch norms (scale and shift learn).
         iterations: optimiser steps.
         batch_size: examples a step, over all processes.
         accumulate: parts a step's examples are split into, to save memory.
@@ -77,7 +77,8 @@ class Recipe:
         validate_every, validate_most: steps between validations, and photos of a set at most.
         checkpoint_every: steps between checkpoints.
         data_terms: of the training data; kept with the weights.
-        seed: of weights, examples and dropout.
+        known: classes that the model knew before, when it is trained further.
+        seed: of the initial weights and of dropout.
     """
 
     name: str
@@ -100,12 +101,13 @@ class Recipe:
     validate_most: int = 100
     checkpoint_every: int = 1000
     data_terms: str = "not stated"
+    known: tuple[str, ...] = ()
     seed: int = 0
 
     def training_classes(self) -> tuple[str, ...]:
-        """Every class name of the training data, once."""
+        """Every class name known before or in the training data, once."""
         names = (n for s in self.examples.sources for n in s.dataset.vocabulary.names)
-        return tuple(dict.fromkeys(names))
+        return tuple(dict.fromkeys((*self.known, *names)))
 
 
 def optimiser_groups(model: SED, recipe: Recipe) -> list[dict[str, Any]]:

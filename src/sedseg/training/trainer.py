@@ -9,23 +9,23 @@ import logging
 import math
 import shutil
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from sedseg.data.examples import Batch
+from sedseg.data.examples import Batch, ClassList
 from sedseg.errors import InputError
 from sedseg.evaluation.validation import validate
 from sedseg.model.decoder import DecoderOutput
 from sedseg.model.sed import SED
-from sedseg.preprocessing import normalise
 from sedseg.training.recipe import Recipe, optimiser_groups
 from sedseg.vocabulary import BACKGROUND
 from sedseg.weights import ModelInfo, save_model
@@ -55,9 +55,10 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, workers: int = 
         InputError: the data are faulty (found before the first step), or ``output`` holds
             another run and ``resume`` is not asked for.
     """
-    newest = _newest_checkpoint(output)
-    if newest and not resume:
-        raise InputError(f"{output} holds {newest.name} of a run; resume it or name a new folder.")
+    newest = max(output.glob(_CHECKPOINTS), default=None)
+    found = newest or next(output.glob(f"{recipe.name}.safetensors"), None)
+    if found and not resume:
+        raise InputError(f"{output} holds {found.name} of a run; resume it or name a new folder.")
     run = _Run(recipe, output)
     start = 0
     if newest:
@@ -65,7 +66,9 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, workers: int = 
         start = int(newest.name.rsplit("-", 1)[1])
     figures: dict[str, float] = {}
     with _progress(run) as bar:
-        task = bar.add_task(recipe.name, total=recipe.iterations, completed=start, loss=0.0)
+        task = bar.add_task(
+            recipe.name, total=recipe.iterations, completed=start, loss=0.0, rate=0.0
+        )
         losses_since = []
         for step, loss in enumerate(run.steps(start, workers), start + 1):
             losses_since.append(loss)
@@ -73,15 +76,16 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, workers: int = 
             if step % _LOG_EVERY == 0 or last:
                 mean = run.log(step, losses_since)
                 losses_since.clear()
-                bar.update(task, completed=step, loss=mean)
+                bar.update(task, completed=step, loss=mean, rate=run.rate)
                 if step % 100 == 0 and not bar.console.is_terminal:
                     logger.info("step %d of %d: loss %.4f", step, recipe.iterations, mean)
             if step % recipe.validate_every == 0 or last:
                 figures = run.validate(step)
             if step % recipe.checkpoint_every == 0 and not last:
                 run.save_checkpoint(step)
-    run.accelerator.end_training()
-    return run.save_final(figures)
+    path = run.save_final(figures)
+    run.accelerator.end_training()  # ends the process group too, so it comes last
+    return path
 
 
 class _Run:
@@ -95,6 +99,8 @@ class _Run:
             log_with="tensorboard",
             project_config=ProjectConfiguration(project_dir=str(output), logging_dir=str(output)),
             step_scheduler_with_optimizer=False,
+            # The main process reads all labels before the first step, while the others wait.
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],
         )
         if self.accelerator.is_main_process:
             for dataset in (*(s.dataset for s in recipe.examples.sources), *recipe.validation):
@@ -136,7 +142,8 @@ class _Run:
                 loss = torch.zeros_like(loss)
 
     def _forward(self, batch: Batch) -> DecoderOutput:
-        images = normalise(batch.images).contiguous(memory_format=torch.channels_last)
+        images = self.recipe.preprocessing.normalise(batch.images)
+        images = images.contiguous(memory_format=torch.channels_last)
         text, valid = self.embed(batch.classes)
         output: DecoderOutput = self.wrapped(images, text, valid=valid)
         return output
@@ -144,9 +151,13 @@ class _Run:
     def log(self, step: int, losses: list[Tensor]) -> float:
         """Write the mean of ``losses``, over all processes, and the rate to TensorBoard."""
         mean = float(self.accelerator.gather(torch.stack(losses)).mean())
-        rate = self.schedule.get_last_lr()[0]
-        self.accelerator.log({"loss": mean, "learning_rate": rate}, step=step)
+        self.accelerator.log({"loss": mean, "learning_rate": self.rate}, step=step)
         return mean
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the first group."""
+        return float(self.schedule.get_last_lr()[0])
 
     def validate(self, step: int) -> dict[str, float]:
         """The mIoU of each validation set, on the main process."""
@@ -195,6 +206,7 @@ class _Run:
         path = self.output / f"{recipe.name}.safetensors"
         if self.accelerator.is_main_process:
             classes = recipe.training_classes()
+            names = {name.casefold() for name in classes}
             info = ModelInfo(
                 name=recipe.name,
                 config=recipe.config,
@@ -202,7 +214,7 @@ class _Run:
                 training_classes=classes,
                 data_terms=recipe.data_terms,
                 figures={"validation mIoU": figures} if figures else {},
-                knows_background=BACKGROUND in classes,
+                knows_background=BACKGROUND in names,
             )
             save_model(self.model, info, path)
         self.accelerator.wait_for_everyone()
@@ -210,17 +222,22 @@ class _Run:
 
 
 class TextTable:
-    """Class lists -> padded text embeddings; each name is encoded once in a run."""
+    """Class lists -> padded text embeddings; each class is encoded once in a run."""
 
     def __init__(self, model: SED) -> None:
         self._model = model
-        self._known: dict[str, Tensor] = {}
+        self._known: dict[tuple[str, ...], Tensor] = {}
 
-    def __call__(self, lists: Sequence[tuple[str, ...]]) -> tuple[Tensor, Tensor | None]:
-        """B lists -> text (B, T, P, C) and which of it is no padding (B, T); None: none is."""
+    def __call__(self, lists: Sequence[ClassList]) -> tuple[Tensor, Tensor | None]:
+        """B lists -> text (B, T, P, C) and which of it is no padding (B, T); None: all of it.
+
+        Where all lists are equal, text is (T, P, C).
+        """
         new = list(dict.fromkeys(n for names in lists for n in names if n not in self._known))
         if new:
             self._known.update(zip(new, self._model.encode_text(new), strict=True))
+        if len(set(lists)) == 1:
+            return torch.stack([self._known[n] for n in lists[0]]), None
         text = [torch.stack([self._known[n] for n in names]) for names in lists]
         if len({len(names) for names in lists}) == 1:
             return torch.stack(text), None
@@ -253,6 +270,8 @@ def _batches(recipe: Recipe, start: int, processes: int, workers: int) -> DataLo
         sampler=range(first, last),
         collate_fn=Batch.of,
         num_workers=workers,
+        # Of its own: drawing from the common one would change what a resumed run draws next.
+        generator=torch.Generator(),
         persistent_workers=workers > 0,
     )
 
@@ -261,14 +280,11 @@ def _progress(run: _Run) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total} loss {task.fields[loss]:.4f}"),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("loss {task.fields[loss]:.4f} rate {task.fields[rate]:.1e}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
         speed_estimate_period=600,
         disable=not run.accelerator.is_main_process,
     )
-
-
-def _newest_checkpoint(output: Path) -> Path | None:
-    return max(output.glob(_CHECKPOINTS), default=None)
