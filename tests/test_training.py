@@ -69,16 +69,40 @@ def small(inputs: RecipeInputs) -> Recipe:
     )
 
 
+def steady(inputs: RecipeInputs) -> Recipe:
+    """As small, but with nothing random besides the examples."""
+    recipe = small(replace(inputs, iterations=3))
+    return replace(recipe, config=replace(SMALL, clip=TINY_CLIP), checkpoint_every=1000)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_set(tmp_path_factory.mktemp("data") / "shapes")
 
 
-def command(data, output, *more):
+def command(data, output, *more, recipe="small", launcher=()):
     return [
-        *(sys.executable, "-m", "sedseg", "train", f"{__file__}:small", "--workers", "0"),
-        *("--data", str(data), "--output", str(output), *more),
+        *(sys.executable, *launcher, "-m", "sedseg", "train", f"{__file__}:{recipe}"),
+        *("--workers", "0", "--data", str(data), "--output", str(output), *more),
     ]
+
+
+def test_two_processes_train_as_one(data, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
+    launcher += ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+    one, two = (tmp_path / n for n in ("one", "two"))
+    subprocess.run(command(data, one, recipe="steady"), env=environment, check=True)
+    subprocess.run(
+        command(data, two, recipe="steady", launcher=launcher), env=environment, check=True
+    )
+    alone, together = (load_file(folder / "small.safetensors") for folder in (one, two))
+    torch.manual_seed(0)
+    start = SED(replace(SMALL, clip=TINY_CLIP)).state_dict()
+    names = [n for n in alone if n.startswith("decoder.")]
+    apart = sum(float((alone[n] - together[n]).square().sum()) for n in names)
+    moved = sum(float((alone[n] - start[n]).square().sum()) for n in names)
+    assert apart < 1e-3 * moved
 
 
 def test_a_killed_run_resumes_to_the_very_same_weights(data, tmp_path):

@@ -49,7 +49,8 @@ def train(
 
     handler = RichHandler(show_path=False, show_level=False)  # goes well with the progress bar
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for chatty in ("accelerate", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     inputs = RecipeInputs(data, pretrained, text_tower, iterations)
     weights = run(find_recipe(recipe)(inputs), output, resume=resume, workers=workers)
     typer.echo(f"The weights are in {weights}; use them with --model {weights}")
