@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from sedseg import __version__
 from sedseg.cli.convert import convert
 from sedseg.cli.segment import segment
 from sedseg.cli.train import train
@@ -14,10 +16,29 @@ from sedseg.errors import InputError
 
 app = typer.Typer(
     name="sedseg",
-    help="Open-vocabulary semantic segmentation: a photo and any words.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sedseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Open-vocabulary semantic segmentation: a photo and any words."""
+
+
 app.command()(convert)
 app.command()(segment)
 app.command()(train)
