@@ -86,7 +86,9 @@ def segment(
         str | None,
         typer.Option(help="float32 or bfloat16. Default: the faster."),
     ] = None,
-    output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("sedseg-output"),
+    output: Annotated[
+        Path, typer.Option(help="Folder for the results; replaces older ones of the same photos.")
+    ] = Path("sedseg-output"),
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Skip photos that OUTPUT has results of, for these classes."),
@@ -126,7 +128,8 @@ def segment(
     elif not quiet:
         _print_areas(outcomes)
         said = ", ".join(f"{n} {status}" for status, n in counts.items())
-        typer.echo(f"{said}; results in {output}")
+        written = counts["done"] or counts["skipped"]
+        typer.echo(f"{said}; results in {output}" if written else said)
     if counts["failed"]:
         raise typer.Exit(1)
 
@@ -178,7 +181,9 @@ def _run(job: _Job, stderr: Console, quiet: bool) -> Iterator[Outcome]:
     """Segment and save photo by photo; a photo that fails is told of on ``stderr``."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     hidden = quiet or len(job.photos) == 1
-    with Progress(*columns, TimeRemainingColumn(), console=stderr, disable=hidden) as progress:
+    with Progress(
+        *columns, TimeRemainingColumn(), console=stderr, disable=hidden, transient=True
+    ) as progress:
         task = progress.add_task("", total=len(job.photos))
         for photo, stem in zip(job.photos, output_stems(job.photos), strict=True):
             progress.update(task, description=escape(photo.name))

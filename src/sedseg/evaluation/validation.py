@@ -57,7 +57,7 @@ def _mask(logits: Tensor, labels: Tensor) -> Tensor:
 def validate(
     model: SED, datasets: Sequence[FolderDataset], preprocessing: Preprocessing, most: int
 ) -> Iterator[tuple[str, float]]:
-    """Yield (set, mIoU over the classes present in the ground truth), then ("mean", mIoU).
+    """Yield (set, mIoU over the classes present in the ground truth); of several, ("mean", mIoU).
 
     Args:
         model, preprocessing: as of :func:`confusion`.
@@ -70,4 +70,5 @@ def validate(
         photos = range(0, len(dataset), step)
         found.append(confusion(model, dataset, preprocessing, photos=photos).miou_ground_truth)
         yield dataset.name, found[-1]
-    yield "mean", sum(found) / len(found)
+    if len(found) > 1:
+        yield "mean", sum(found) / len(found)

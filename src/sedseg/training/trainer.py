@@ -56,9 +56,16 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, workers: int = 
             another run and ``resume`` is not asked for.
     """
     newest = max(output.glob(_CHECKPOINTS), default=None)
-    found = newest or next(output.glob(f"{recipe.name}.safetensors"), None)
-    if found and not resume:
-        raise InputError(f"{output} holds {found.name} of a run; resume it or name a new folder.")
+    finished = output / f"{recipe.name}.safetensors"
+    if finished.exists():
+        raise InputError(
+            f"The run in {output} is finished ({finished.name}); name a new folder, and give that "
+            "file with --pretrained to a recipe that goes on from one."
+        )
+    if newest and not resume:
+        raise InputError(f"{output} holds {newest.name} of a run; resume it or name a new folder.")
+    if resume and not newest:
+        logger.info("There is no checkpoint in %s; starting at step 0.", output)
     run = _Run(recipe, output)
     start = 0
     if newest:
@@ -105,6 +112,9 @@ class _Run:
         if self.accelerator.is_main_process:
             for dataset in (*(s.dataset for s in recipe.examples.sources), *recipe.validation):
                 dataset.check()
+            seen = sum(len(s.dataset) for s in recipe.examples.sources)
+            held_out = sum(map(len, recipe.validation))
+            logger.info("%d photos to train on, %d to validate.", seen, held_out)
             output.mkdir(parents=True, exist_ok=True)
         self.accelerator.wait_for_everyone()
         set_seed(recipe.seed)
