@@ -181,9 +181,7 @@ def _run(job: _Job, stderr: Console, quiet: bool) -> Iterator[Outcome]:
     """Segment and save photo by photo; a photo that fails is told of on ``stderr``."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     hidden = quiet or len(job.photos) == 1
-    with Progress(
-        *columns, TimeRemainingColumn(), console=stderr, disable=hidden, transient=True
-    ) as progress:
+    with Progress(*columns, TimeRemainingColumn(), console=stderr, disable=hidden) as progress:
         task = progress.add_task("", total=len(job.photos))
         for photo, stem in zip(job.photos, output_stems(job.photos), strict=True):
             progress.update(task, description=escape(photo.name))
