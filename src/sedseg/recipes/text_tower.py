@@ -40,6 +40,8 @@ from open_clip.transformer import TextTransformer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sedseg.storage import replacing
+
 CONTEXT, VOCABULARY, WIDTH, HEADS, LAYERS, EMBED_DIM = 32, 49408, 160, 4, 4, 384
 HELD_OUT, NEIGHBOUR_POOL, COMMON = 2000, 1000, 1000
 NAME_WEIGHT, MAX_WEIGHT = 20.0, 10.0
@@ -240,11 +242,10 @@ def measure(tower: TextTransformer, sets: dict[str, tuple[Tensor, Tensor]]) -> d
 
 def save(tower: TextTransformer, report: dict[str, float], output: Path) -> None:
     """Write weights and report beside each other; readers never see half a file."""
-    partial = output.with_suffix(".partial")
-    save_file({name: tensor.contiguous() for name, tensor in tower.state_dict().items()}, partial)
-    partial.replace(output)
-    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    partial.replace(output.with_suffix(".json"))
+    with replacing(output) as partial:
+        save_file({name: t.contiguous() for name, t in tower.state_dict().items()}, partial)
+    with replacing(output.with_suffix(".json")) as partial:
+        partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def train(

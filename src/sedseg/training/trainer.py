@@ -53,7 +53,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, workers: int = 
 
     Raises:
         InputError: the data are faulty (found before the first step), or ``output`` holds
-            another run and ``resume`` is not asked for.
+            a finished run, or one under way and ``resume`` is not asked for.
     """
     newest = max(output.glob(_CHECKPOINTS), default=None)
     finished = output / f"{recipe.name}.safetensors"
