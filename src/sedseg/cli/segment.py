@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -24,6 +22,16 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from sedseg.cli.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Model,
+    Quiet,
+    errors_as_json,
+    notes_on,
+    read_top_k,
+)
 from sedseg.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,10 +68,7 @@ def segment(
             help="Or a file of them: text, one class a line, or JSON.", show_default=False
         ),
     ] = None,
-    model: Annotated[
-        str,
-        typer.Option(help="sed-tiny, sed-base, sed-large, a file, a URL or a hub repository."),
-    ] = "sed-tiny",
+    model: Model = "sed-tiny",
     top_k: Annotated[
         str,
         typer.Option(
@@ -78,14 +83,8 @@ def segment(
             show_default=False,
         ),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="cpu, cuda, cuda:1, mps. Default: a GPU if there is one."),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="float32 or bfloat16. Default: the faster."),
-    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
     output: Annotated[
         Path, typer.Option(help="Folder for the results; replaces older ones of the same photos.")
     ] = Path("sedseg-output"),
@@ -94,10 +93,8 @@ def segment(
         typer.Option("--resume", help="Skip photos that OUTPUT has results of, for these classes."),
     ] = False,
     opacity: Annotated[float, typer.Option(help="Of the overlay's colours, 0 to 1.")] = 0.5,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead of tables.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Find the class of every pixel of photos.
 
@@ -110,17 +107,11 @@ def segment(
     saved; 2 the command was wrong.
     """
     stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-    try:
-        with _notes_on(stderr, quiet):
-            settings = {"top_k": _top_k(top_k), "threshold": threshold}
-            named = _one_of(classes, classes_file)
-            job = _prepare(photos, named, model, settings, device, dtype, output, opacity, resume)
-            outcomes = list(_run(job, stderr, quiet))
-    except InputError as error:
-        if not as_json:
-            raise
-        typer.echo(json.dumps({"error": str(error)}, ensure_ascii=False))
-        raise typer.Exit(2) from error
+    with errors_as_json(as_json), notes_on(stderr, quiet):
+        settings = {"top_k": read_top_k(top_k), "threshold": threshold}
+        named = _one_of(classes, classes_file)
+        job = _prepare(photos, named, model, settings, device, dtype, output, opacity, resume)
+        outcomes = list(_run(job, stderr, quiet))
     counts = Counter(outcome["status"] for outcome in outcomes)
     if as_json:
         summary = {status: counts[status] for status in ("done", "skipped", "failed")}
@@ -281,30 +272,9 @@ def _print_areas(outcomes: Sequence[Outcome]) -> None:
     Console(highlight=False).print(table)
 
 
-@contextmanager
-def _notes_on(stderr: Console, quiet: bool) -> Iterator[None]:
-    """Warnings as sentences, without the line of code that warns."""
-
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        if not quiet:
-            stderr.print(f"Note: {message}", style="yellow", markup=False)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield
-
-
 def _one_of(classes: str | None, classes_file: Path | None) -> str | Path:
     if (classes is None) == (classes_file is None):
         raise InputError(
             'Say what to look for by either --classes "sky, building, car" or --classes-file FILE.'
         )
     return classes if classes_file is None else classes_file  # type: ignore[return-value]
-
-
-def _top_k(text: str) -> int | None:
-    if text.strip().lower() == "none":
-        return None
-    if text.strip().isdecimal() and int(text) >= 1:
-        return int(text)
-    raise InputError(f"--top-k is {text!r}; give a number from 1 on, or none.")
