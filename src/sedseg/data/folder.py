@@ -3,6 +3,7 @@
     ROOT/classes.txt              one class a line; the line's number, from 0, is its label
     ROOT/SPLIT/images/NAME.*      photos in any format Pillow reads
     ROOT/SPLIT/labels/NAME.png    8- or 16-bit class indices; 255 (16-bit: 65535) = unlabelled
+    ROOT/dataset.json             optional: {"ignore_label": N}, a further label for unlabelled
 
 A set without a ``val`` folder has a deterministic tenth of ``train`` carved off for validation,
 scene by scene.
@@ -24,12 +25,17 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sedseg.data.dataset_file import DatasetFile
 from sedseg.errors import InputError
+from sedseg.label_sets import LabelSet, label_set
 from sedseg.photos import read_photo
 from sedseg.vocabulary import Vocabulary
 
 UNLABELLED = 65535
 """The label of unlabelled pixels once read, whatever the file's depth (8-bit files say 255)."""
+
+ORIENTATION = 0x0112
+"""The EXIF tag that says how a photo is turned; 1 is upright."""
 
 _FRAMES_A_SCENE = 20
 
@@ -42,12 +48,16 @@ class FolderDataset(Dataset):
         name: the folder's name.
         vocabulary: the classes; a label is an index into it.
         photos, labels: paths, in the order of the file names.
+        ignore_label: what the files say for unlabelled besides 255 (16-bit: 65535).
+        benchmark: the label set's name, where `sedseg datasets prepare` made the folder.
     """
 
     name: str
     vocabulary: Vocabulary
     photos: tuple[Path, ...]
     labels: tuple[Path, ...]
+    ignore_label: int | None = None
+    benchmark: str | None = None
 
     @classmethod
     def open(cls, root: Path | str, split: str) -> FolderDataset:
@@ -58,12 +68,21 @@ class FolderDataset(Dataset):
             split: a folder in it; or "train" and "val" of a set that has no ``val`` folder.
 
         Raises:
-            InputError: a folder, ``classes.txt`` or a photo's label is missing.
+            InputError: a folder, ``classes.txt`` or a photo's label is missing; ``dataset.json``
+                is broken; the split of a benchmark is not prepared to its end.
         """
         root = Path(root)
         if not (root / "classes.txt").is_file():
             raise InputError(f"{root} has no classes.txt; write one class a line into it.")
-        carved = split in ("train", "val") and not (root / "val").is_dir()
+        file = DatasetFile.read(root)
+        if file.benchmark and split not in file.splits:
+            raise InputError(
+                f"The split {split!r} of {root} is not prepared; run sedseg datasets prepare "
+                f"{file.benchmark} --split {split} --root {root.parent}."
+            )
+        # A benchmark has a validation split of its own, whether that is prepared or not.
+        may_carve = file.benchmark is None and not (root / "val").is_dir()
+        carved = split in ("train", "val") and may_carve
         folder = root / ("train" if carved else split)
         if not (folder / "images").is_dir():
             raise InputError(f"{folder / 'images'} is missing; put the photos of the split there.")
@@ -77,8 +96,13 @@ class FolderDataset(Dataset):
         for photo, label in zip(photos, labels, strict=True):
             if not label.is_file():
                 raise InputError(f"{photo} has no label; {label} is missing.")
-        vocabulary = Vocabulary.of(root / "classes.txt")
-        return cls(root.name, vocabulary, tuple(photos), tuple(labels))
+        if file.benchmark:  # unchecked, for ADE20K's 847 names hold words twice
+            vocabulary = Vocabulary(scored_words(label_set(file.benchmark)))
+        else:
+            vocabulary = Vocabulary.of(root / "classes.txt")
+        return cls(
+            root.name, vocabulary, tuple(photos), tuple(labels), file.ignore_label, file.benchmark
+        )
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -86,7 +110,18 @@ class FolderDataset(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """A photo (3, H, W) uint8 RGB and its labels (H, W) int32, ``UNLABELLED`` where unknown."""
         image = torch.from_numpy(np.array(read_photo(self.photos[index]))).permute(2, 0, 1)
-        return image, torch.from_numpy(read_labels(self.labels[index]))
+        return image, torch.from_numpy(self._read_labels(index))
+
+    def classes_shown(self, threads: int = 4) -> list[set[int]]:
+        """The labels in each photo; reads every label file."""
+        with ThreadPoolExecutor(threads) as pool:
+            found = pool.map(
+                lambda i: set(np.unique(self._read_labels(i)).tolist()), range(len(self))
+            )
+            return [labels - {UNLABELLED} for labels in found]
+
+    def _read_labels(self, index: int) -> np.ndarray:
+        return read_labels(self.labels[index], self.ignore_label)
 
     def check(self, threads: int = 4) -> None:
         """Read every label and every photo's size, so that a long run does not stop half way.
@@ -101,14 +136,8 @@ class FolderDataset(Dataset):
 
     def _check_one(self, index: int) -> None:
         photo, label = self.photos[index], self.labels[index]
-        try:
-            with Image.open(photo) as opened:
-                width, height = opened.size
-                if opened.getexif().get(0x0112, 1) >= 5:  # EXIF orientation: turned by 90 degrees
-                    width, height = height, width
-        except (OSError, Image.DecompressionBombError) as error:
-            raise InputError(f"{photo} cannot be read as an image; remove it.") from error
-        indices = read_labels(label)
+        height, width = photo_size(photo)
+        indices = self._read_labels(index)
         if indices.shape != (height, width):
             raise InputError(
                 f"{label} has {indices.shape[1]}x{indices.shape[0]} pixels, its photo "
@@ -123,8 +152,35 @@ class FolderDataset(Dataset):
             )
 
 
-def read_labels(path: Path) -> np.ndarray:
+def scored_words(labels: LabelSet) -> tuple[tuple[str, ...], ...]:
+    """The words of each scored class; "background" for words that are scored as one."""
+    return tuple(
+        labels.synonyms[labels.raw_ids.index(raw)] if labels.raw_ids.count(raw) == 1 else (name,)
+        for raw, name in zip(labels.scored_raw_ids, labels.scored_names, strict=True)
+    )
+
+
+def photo_size(path: Path) -> tuple[int, int]:
+    """Height and width of a photo as :func:`sedseg.photos.read_photo` turns it, undecoded.
+
+    Raises:
+        InputError: the file is no image.
+    """
+    try:
+        with Image.open(path) as opened:
+            width, height = opened.size
+            turned = opened.getexif().get(ORIENTATION, 1) >= 5  # by 90 degrees
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be read as an image; remove it.") from error
+    return (width, height) if turned else (height, width)
+
+
+def read_labels(path: Path, ignore_label: int | None = None) -> np.ndarray:
     """An 8- or 16-bit label PNG -> (H, W) int32, ``UNLABELLED`` where the file says so.
+
+    Args:
+        path: the file.
+        ignore_label: a label for unlabelled pixels, besides 255 (16-bit: 65535).
 
     Raises:
         InputError: the file is no PNG of one channel.
@@ -138,7 +194,11 @@ def read_labels(path: Path) -> np.ndarray:
         raise InputError(f"{path} has colours; a label is one channel of class indices.")
     wide = indices.dtype.itemsize > 1
     indices = indices.astype(np.int32)
-    return indices if wide else np.where(indices == 255, UNLABELLED, indices)
+    if not wide:
+        indices[indices == 255] = UNLABELLED
+    if ignore_label is not None:
+        indices[indices == ignore_label] = UNLABELLED
+    return indices
 
 
 def _scene(stem: str) -> str:
