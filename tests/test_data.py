@@ -153,3 +153,21 @@ def test_at_most_so_many_classes_and_synonyms(root):
     batch = Batch.of([example, stream(FolderDataset.open(root, "train"))[2]])
     assert batch.counted.shape == (2, 3, 64, 64)
     assert not batch.counted[0, 2].any()
+
+
+def test_rare_classes_are_drawn_as_often_as_common_ones(tmp_path):
+    root = write_set(tmp_path / "shapes", photos=30)
+    for path in sorted(root.glob("train/labels/*.png"))[1:]:  # green stays in one photo alone
+        label = np.array(Image.open(path))
+        label[label == 1] = 2
+        Image.fromarray(label).save(path)
+    dataset = FolderDataset.open(root, "train")
+    assert dataset.classes_shown()[:2] == [{0, 1, 2}, {0, 2}]
+
+    def share(by_class):
+        source = Source(dataset, by_class=by_class)
+        drawn = ExampleStream((source,), Augment(64, 64), ignored_count=False, cache=True)
+        return sum(bool((drawn[i].labels == 1).any()) for i in range(60)) / 60
+
+    assert share(0.0) < 0.15
+    assert 0.15 < share(1.0) < 0.55

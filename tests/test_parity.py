@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from golden_model import BASE, GOLDEN, TINY, as_at_test, golden_model
 from sedseg import losses
 from sedseg.model.cost_map import cost_map
+from sedseg.model.fused import fuse
 from sedseg.model.official import official_name
 from sedseg.preprocessing import Preprocessing
 
@@ -17,16 +18,18 @@ from sedseg.preprocessing import Preprocessing
 SAMPLING = {"tiny": (8, 4, 1), "base": (32, 2, 5)}
 
 
-@pytest.fixture(scope="module", params=["tiny", "base"])
+@pytest.fixture(scope="module", params=["tiny", "base", "tiny fused", "base fused"])
 def case(request):
-    golden = np.load(GOLDEN / f"{request.param}.npz")
-    model = golden_model({"tiny": TINY, "base": BASE}[request.param], int(golden["weight_seed"]))
+    name, *fused = request.param.split()
+    golden = np.load(GOLDEN / f"{name}.npz")
+    model = golden_model({"tiny": TINY, "base": BASE}[name], int(golden["weight_seed"]))
+    model = fuse(model) if fused else model
     with torch.inference_mode():
         images = as_at_test(golden["image"])
         text = model.encode_text(golden["classes"].tolist())
         encoded = model.encoder(images)
         out = model(images, text)
-    levels, scores, templates = SAMPLING[request.param]
+    levels, scores, templates = SAMPLING[name]
     return SimpleNamespace(**locals())
 
 
@@ -65,7 +68,7 @@ def test_cost_map(case):
 
 def test_logits_and_auxiliary_maps(case):
     close(case.out.logits[0, :, ::4, ::4], case.golden["logits_sub"], 1e-4)
-    for i, maps in enumerate(case.out.aux):
+    for i, maps in enumerate(case.out.aux):  # a fused decoder gives none
         step = 2**i
         close(maps[0, :, ::step, ::step], case.golden[f"aux{i}_sub"], 1e-4)
 

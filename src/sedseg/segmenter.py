@@ -5,24 +5,24 @@ Dimensions: B photos, T classes, P prompt templates, C embedding channels, H W p
 
 from __future__ import annotations
 
-import copy
 import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import torch
 from huggingface_hub import ModelHubMixin
 from PIL import Image
 from torch import Tensor
 
+from sedseg.asked_words import AskedWords
 from sedseg.devices import choose_device, choose_dtype
 from sedseg.errors import InputError
 from sedseg.model.decoder import DecoderOutput
+from sedseg.model.fused import fuse
 from sedseg.model.sed import SED
 from sedseg.photos import PhotoSource, read_photo
-from sedseg.score_maps import ScoreMaps
 from sedseg.segmentation import Segmentation
 from sedseg.text_embeddings import TextEmbeddings
 from sedseg.vocabulary import Vocabulary
@@ -33,19 +33,6 @@ CPU_MEMORY = 2 * 2**30
 
 _BYTES_PER_SCORE = 56  # a photo's pixel and class, in float32 and with 128 hidden channels
 _LARGEST_BATCH = 16  # more is no faster
-
-
-class _Words(NamedTuple):
-    """A class list as the model is asked for it.
-
-    vocabulary: all T classes. text: (T', P, C), of the classes asked for. asked: (T',) their
-    indices. absence: the index of a background that is scored as the absence of the others.
-    """
-
-    vocabulary: Vocabulary
-    text: Tensor
-    asked: tuple[int, ...]
-    absence: int | None
 
 
 _MODEL_CARD = """---
@@ -105,8 +92,9 @@ class Segmenter(
         self.info = info
         self.model = model.to(self.device).eval()
         self.text_embeddings = TextEmbeddings(self.model)
-        self._network = _in_type(self.model, self.dtype)
-        self._latest: _Words | None = None  # most often the next call asks for the same
+        self.network = _in_type(self.model, self.dtype)
+        """What segments: the model fused, in ``dtype``."""
+        self._latest: AskedWords | None = None  # most often the next call asks for the same
         self._hub_mixin_config = {"name": info.name, "library": "sedseg"}  # written as config.json
 
     @overload
@@ -163,21 +151,23 @@ class Segmenter(
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"The threshold is {threshold:g}; give a number from 0 to 1.")
         sources: list[Any] = list(photos) if isinstance(photos, (list, tuple)) else [photos]
-        words = self._words(Vocabulary.of(classes))
+        words = self.words(Vocabulary.of(classes))
         images = [read_photo(source) for source in sources]
         results: dict[int, Segmentation] = {}
         for batch in self._batches(images, len(words.asked)):
             out = self._infer([images[i] for i in batch], words.text, top_k)
             for i, logits, kept in zip(batch, out.logits, out.kept.cpu(), strict=True):
-                maps = _score_maps(logits, kept[-1], words, images[i])
+                photo = images[i]
+                scores = logits[kept[-1].to(logits.device)].float().sigmoid()
+                maps = words.score_maps(scores, kept[-1], photo.height, photo.width)
                 mask, confidence = maps.best(threshold)
                 results[i] = Segmentation(
                     classes=words.vocabulary.names,
                     mask=mask,
                     confidence=confidence,
-                    photo=images[i],
+                    photo=photo,
                     maps=maps.cpu(),
-                    rejected=_rejected(kept, words),
+                    rejected=words.rejected(kept),
                     source=_path(sources[i]),
                     synonyms=words.vocabulary.synonyms,
                     settings={**self.settings, "top_k": top_k, "threshold": threshold},
@@ -197,9 +187,14 @@ class Segmenter(
         Raises:
             InputError: the class list makes no sense; see :meth:`Vocabulary.of`.
         """
-        self._words(Vocabulary.of(classes))
+        self.words(Vocabulary.of(classes))
 
-    def _words(self, vocabulary: Vocabulary) -> _Words:
+    def words(self, vocabulary: Vocabulary) -> AskedWords:
+        """The vocabulary, embedded, as this model is to be asked for it.
+
+        Raises:
+            InputError: nothing is left to ask, or a name is too long for the text tower.
+        """
         absence = None if self.info.knows_background else vocabulary.background
         asked = tuple(i for i in range(len(vocabulary)) if i != absence)
         if not asked:
@@ -211,7 +206,7 @@ class Segmenter(
         if found is None or found.vocabulary != vocabulary:
             wanted = Vocabulary(tuple(vocabulary.synonyms[i] for i in asked))
             text = self.text_embeddings.embeddings(wanted).to(self.device, self.dtype)
-            found = self._latest = _Words(vocabulary, text, asked, absence)
+            found = self._latest = AskedWords(vocabulary, text, asked, absence)
         return found
 
     def _batches(self, images: Sequence[Image.Image], classes: int) -> Iterator[list[int]]:
@@ -239,7 +234,7 @@ class Segmenter(
     ) -> DecoderOutput:
         pixels = torch.stack([self.info.preprocessing(image) for image in images])
         pixels = pixels.to(self.device, self.dtype, memory_format=torch.channels_last)
-        out: DecoderOutput = self._network(pixels, text, top_k)
+        out: DecoderOutput = self.network(pixels, text, top_k)
         return out
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -292,36 +287,17 @@ def load(
     return Segmenter(model, info, device=device, dtype=dtype, source=os.fspath(source))
 
 
-def _score_maps(logits: Tensor, kept: Tensor, words: _Words, photo: Image.Image) -> ScoreMaps:
-    """From logits (T', h, w) and kept (T',) bool of one photo."""
-    rows = kept.nonzero()[:, 0]
-    return ScoreMaps(
-        coarse=logits[rows.to(logits.device)].float().sigmoid(),
-        rows=tuple(words.asked[i] for i in rows.tolist()),
-        shape=(len(words.vocabulary), photo.height, photo.width),
-        absence=words.absence,
-    )
-
-
-def _rejected(kept: Tensor, words: _Words) -> tuple[tuple[str, ...], ...]:
-    """From kept (3, T') bool: the names that each stage dropped."""
-    names = [words.vocabulary.names[i] for i in words.asked]
-    before = torch.cat([torch.ones_like(kept[:1]), kept[:-1]])
-    dropped = (before & ~kept).tolist()
-    return tuple(tuple(itertools.compress(names, stage)) for stage in dropped)
-
-
 def _path(source: Any) -> str | None:
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
 
 
 def _in_type(model: SED, dtype: torch.dtype) -> SED:
-    """A model whose image side computes in ``dtype``, channels last: faster on every device.
+    """The model fused, its image side in ``dtype``, channels last: faster on every device.
 
-    The text tower is shared, and the given model keeps its float32 weights, to be saved.
+    The given model keeps its float32 weights, to be saved.
     """
-    shared = {id(model.text_encoder): model.text_encoder}
-    network = model if dtype == torch.float32 else copy.deepcopy(model, shared)
+    network = fuse(model)
+    network.text_encoder = model.text_encoder  # one is enough
     for part in (network.encoder, network.decoder):
         part.to(dtype).to(memory_format=torch.channels_last)
     return network

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,10 @@ from torch.utils.data import Dataset
 
 from sedseg.data.augment import Augment
 from sedseg.data.folder import UNLABELLED, FolderDataset
+
+_CROPS_TRIED = 4
+_PIXELS_OF_A_CLASS = 64
+"""Fewer do not show it."""
 
 ClassList = tuple[tuple[str, ...], ...]
 """T classes, each with its synonyms."""
@@ -64,11 +69,23 @@ class Source:
         weight: how often it is drawn, relative to the others.
         foreign: names that are none of its classes and cannot be true of any labelled pixel; they
             serve as negatives there, but not on background, where anything may hide.
+        by_class: how often, 0 to 1, a class is drawn first, each as likely as another, and then
+            a photo and a crop that show it (Rare Class Sampling, Hoyer et al., DAFormer, 2022).
     """
 
     dataset: FolderDataset
     weight: float = 1.0
     foreign: tuple[str, ...] = ()
+    by_class: float = 0.0
+
+    @cached_property
+    def photos_with(self) -> dict[int, np.ndarray]:
+        """The photos that show each class; classes of no photo are left out."""
+        shown = self.dataset.classes_shown()
+        return {
+            c: np.array([i for i, classes in enumerate(shown) if c in classes])
+            for c in sorted(set().union(*shown))
+        }
 
 
 @dataclass(frozen=True)
@@ -115,11 +132,26 @@ class ExampleStream(Dataset):
         weights = np.array([source.weight for source in self.sources])
         which = int(rng.choice(len(weights), p=weights / weights.sum()))
         source = self.sources[which]
-        image, labels = self._read(which, int(rng.integers(len(source.dataset))))
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(rng.integers(2**62)))
-            image, labels = self.augment(image, labels)
+        wanted = None
+        if source.by_class and rng.random() < source.by_class:
+            wanted = int(rng.choice(list(source.photos_with)))
+            photo = int(rng.choice(source.photos_with[wanted]))
+        else:
+            photo = int(rng.integers(len(source.dataset)))
+        image, labels = self._crop(*self._read(which, photo), wanted, int(rng.integers(2**62)))
         return self._ask(source, image, labels, rng)
+
+    def _crop(
+        self, image: Tensor, labels: Tensor, wanted: int | None, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """A random crop; of several the first that shows the class ``wanted``, if one does."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            for _ in range(_CROPS_TRIED):
+                crop = self.augment(image, labels)
+                if wanted is None or (crop[1] == wanted).sum() >= _PIXELS_OF_A_CLASS:
+                    break
+        return crop
 
     def _read(self, source: int, photo: int) -> tuple[Tensor, Tensor]:
         key = (source, photo)

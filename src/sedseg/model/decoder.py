@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sedseg.model.cost_map import cost_map
 from sedseg.model.rejection import surviving_classes
 
 
@@ -26,12 +27,13 @@ class DecoderOutput(NamedTuple):
     logits: (B, T, H/4, W/4). aux: three maps (B, T, ...) at strides 32, 16 and 8.
     kept: (B, 3, T) bool, the classes alive after each of the three rejections.
     cost: (B, T, P, h, w), the cost map that was decoded.
+    A fused decoder keeps neither the auxiliary maps nor the cost map: (), None.
     """
 
     logits: Tensor
     aux: tuple[Tensor, ...]
     kept: Tensor
-    cost: Tensor
+    cost: Tensor | None
 
 
 class GradualFusionDecoder(nn.Module):
@@ -78,20 +80,23 @@ class GradualFusionDecoder(nn.Module):
 
     def forward(
         self,
-        cost: Tensor,
+        dense: Tensor,
+        text: Tensor,
         levels: Sequence[Tensor],
         top_k: int | None = None,
         valid: Tensor | None = None,
     ) -> DecoderOutput:
-        """Decode.
+        """Compare pixels and words, and decode the cost map.
 
         Args:
-            cost: (B, T, P, h, w).
+            dense: (B, C, h, w), the image embedding of each pixel.
+            text: (T, P, C), or (B, T, P, C) where each image has its own list.
             levels: F4, F3, F2 of the image, (B, ., 2h, 2w) to (B, ., 8h, 8w).
             top_k: before each stage keep the classes among the best ``top_k`` of some pixel
                 (section 3.4; the paper's k is 8); None keeps all.
             valid: (B, T) bool, the classes to decode; None decodes all.
         """
+        cost = cost_map(dense, text)
         if valid is None:
             valid = torch.ones(cost.shape[:2], dtype=torch.bool, device=cost.device)
         kept, whole_cost, cost = valid, cost, cost[valid]

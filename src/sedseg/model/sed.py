@@ -7,17 +7,29 @@ Dimensions: B images, T classes, P prompt templates, C embedding channels, H W p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sedseg.errors import InputError
 from sedseg.model.config import SEDConfig
-from sedseg.model.cost_map import cost_map
 from sedseg.model.decoder import DecoderOutput, GradualFusionDecoder
 from sedseg.model.encoder import STRIDE, HierarchicalEncoder
 from sedseg.model.official import from_official
 from sedseg.model.text import TextEncoder, build_clip
+
+
+class EncodedImages(NamedTuple):
+    """What decoding needs of images: once made, it serves any number of class lists.
+
+    dense: (B, C, h, w) at stride 32. guidance: F4, F3, F2, (B, ., 2h, 2w) to (B, ., 8h, 8w).
+    size: height and width of the images before padding.
+    """
+
+    dense: Tensor
+    guidance: tuple[Tensor, ...]
+    size: tuple[int, int]
 
 
 class SED(nn.Module):
@@ -34,7 +46,7 @@ class SED(nn.Module):
         self.encoder = HierarchicalEncoder(clip.get_submodule("visual"))
         self.text_encoder = TextEncoder(config, clip)
         f2, f3, f4, _ = self.encoder.level_dims
-        self.decoder = GradualFusionDecoder(
+        self.decoder: nn.Module = GradualFusionDecoder(
             templates=len(config.prompts),
             hidden_dim=config.hidden_dim,
             decoder_dims=config.decoder_dims,
@@ -79,17 +91,32 @@ class SED(nn.Module):
         Raises:
             InputError: ``top_k`` is less than 1.
         """
+        return self.decode(self.encode_images(images), text, top_k, valid)
+
+    def encode_images(self, images: Tensor) -> EncodedImages:
+        """(B, 3, H, W), normalised, of any size -> what :meth:`decode` takes."""
+        height, width = images.shape[-2:]
+        encoded = self.encoder(F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE)))
+        f2, f3, f4, _ = encoded.levels
+        detach = self.config.detach_guidance
+        guidance = tuple(f.detach() if detach else f for f in (f4, f3, f2))
+        return EncodedImages(encoded.dense, guidance, (height, width))
+
+    def decode(
+        self,
+        encoded: EncodedImages,
+        text: Tensor,
+        top_k: int | None = None,
+        valid: Tensor | None = None,
+    ) -> DecoderOutput:
+        """The rest of :meth:`forward`; arguments, result and errors are explained there."""
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k={top_k} keeps no class; give 1 or more, or None to keep all.")
-        height, width = images.shape[-2:]
-        images = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE))
-        encoded = self.encoder(images)
-        f2, f3, f4, _ = encoded.levels
-        levels = [f.detach() if self.config.detach_guidance else f for f in (f4, f3, f2)]
-        out = self.decoder(cost_map(encoded.dense, text), levels, top_k, valid)
+        height, width = encoded.size
+        out = self.decoder(encoded.dense, text, encoded.guidance, top_k, valid)
         return DecoderOutput(
             _crop(out.logits, height, width, 4),
-            tuple(_crop(m, height, width, s) for m, s in zip(out.aux, (32, 16, 8), strict=True)),
+            tuple(_crop(m, height, width, s) for m, s in zip(out.aux, (32, 16, 8), strict=False)),
             out.kept,
             out.cost,
         )
