@@ -29,7 +29,10 @@ from rich.progress import track
 
 import sedseg
 from sedseg.data.folder import FolderDataset, open_all
+from sedseg.evaluation.evaluate import evaluate
 from sedseg.evaluation.metrics import ConfusionMatrix
+from sedseg.evaluation.task import EvaluationTask
+from sedseg.evaluation.validation import spread
 from sedseg.recipes.sed_tiny_words import HELD_OUT
 from sedseg.segmenter import Segmenter
 from sedseg.vocabulary import BACKGROUND
@@ -102,42 +105,34 @@ def measure_set(segmenter: Segmenter, dataset: FolderDataset, most: int) -> dict
     """The mIoU of a set by both definitions: dense, with k = 8, and with classes renamed."""
     names = dataset.vocabulary.names
     renamed = tuple(HELD_OUT.get(name, name) for name in names)
-    photos = chosen(dataset, most)
-    dense = confusion(segmenter, dataset, photos, names, None)
+    photos = spread(len(dataset), most)
+    dense, top8 = measured(segmenter, dataset, photos, names, (None, 8))
     found = {
         "photos": len(photos),
         "classes": len(names),
         "miou": dense.miou_ground_truth,
         "miou_union": dense.miou_union,
-        "miou_top8": confusion(segmenter, dataset, photos, names, 8).miou_ground_truth,
+        "miou_top8": top8.miou_ground_truth,
         "iou": {n: None if v != v else v for n, v in zip(names, dense.iou.tolist(), strict=True)},
     }
     if renamed != names:
-        renamed_matrix = confusion(segmenter, dataset, photos, renamed, None)
+        (renamed_matrix,) = measured(segmenter, dataset, photos, renamed, (None,))
         found["miou_renamed"] = renamed_matrix.miou_ground_truth
         found["renamed"] = sum(a != b for a, b in zip(names, renamed, strict=True))
     return found
 
 
-def chosen(dataset: FolderDataset, most: int) -> range:
-    """At most so many photos, spread evenly."""
-    return range(0, len(dataset), max(1, -(-len(dataset) // most)))
-
-
-def confusion(
+def measured(
     segmenter: Segmenter,
     dataset: FolderDataset,
     photos: range,
     classes: tuple[str, ...],
-    top_k: int | None,
-) -> ConfusionMatrix:
-    """As a user's call segments them."""
-    matrix = ConfusionMatrix.empty(len(dataset.vocabulary))
-    for index in photos:
-        image, labels = dataset[index]
-        result = segmenter(image, list(classes), top_k=top_k)
-        matrix.add(labels, torch.from_numpy(result.mask))
-    return matrix
+    top_ks: tuple[int | None, ...],
+) -> list[ConfusionMatrix]:
+    """One matrix for each setting of early rejection."""
+    task = EvaluationTask.of(dataset, words=list(classes))
+    found = evaluate(segmenter, task, top_ks=top_ks, photos=photos)
+    return [measured.matrix for measured in found.measured]
 
 
 def union_vocabulary(
@@ -151,7 +146,7 @@ def union_vocabulary(
             [words.index(n) if n != BACKGROUND else -1 for n in dataset.vocabulary.names]
         )
         right = seen = 0
-        for index in chosen(dataset, most):
+        for index in spread(len(dataset), most):
             image, labels = dataset[index]
             mask = torch.from_numpy(segmenter(image, words, top_k=8).mask)
             known = labels < len(position)

@@ -23,6 +23,13 @@ def test_two_definitions_of_miou_on_hand_counted_pixels():
     assert matrix.miou_ground_truth == pytest.approx(1 / 2)
     assert matrix.miou_union == pytest.approx(1 / 3)
     assert matrix.pixel_accuracy == pytest.approx(3 / 5)
+    assert matrix.accuracy[:2].tolist() == pytest.approx([2 / 3, 1 / 2])
+    assert math.isnan(matrix.accuracy[3])
+    assert matrix.mean_accuracy == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert matrix.frequency_weighted_iou == pytest.approx((3 * 2 / 3 + 2 * 1 / 3) / 5)
+    assert matrix.truth_pixels.tolist() == [3, 2, 0, 0]
+    assert sorted(matrix.most_confused(9)) == [(0, 1, 1, 1 / 3), (1, 3, 1, 1 / 2)]
+    assert torch.equal((matrix + matrix).counts, 2 * matrix.counts)
 
 
 def test_a_pixel_without_a_class_is_a_miss():

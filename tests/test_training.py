@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file
 
 from golden_model import TINY, TINY_CLIP
@@ -15,12 +16,13 @@ from sedseg import SED, InputError, SEDConfig, losses
 from sedseg.cli.train import find_recipe
 from sedseg.data.augment import Augment
 from sedseg.data.examples import ExampleStream, Source
-from sedseg.data.folder import open_all
-from sedseg.evaluation.validation import confusion
+from sedseg.data.folder import UNLABELLED, open_all
+from sedseg.evaluation.validation import validate
 from sedseg.model.decoder import DecoderOutput
 from sedseg.preprocessing import Preprocessing
 from sedseg.recipes import RECIPES
 from sedseg.recipes.sed_paper import sed_base
+from sedseg.recipes.sed_tiny import choice_loss, sed_tiny
 from sedseg.recipes.sed_tiny_words import HELD_OUT, SYNONYMS, foreign_words
 from sedseg.training.recipe import ParameterGroup, Recipe, RecipeInputs, optimiser_groups
 from sedseg.training.trainer import train
@@ -72,7 +74,13 @@ def small(inputs: RecipeInputs) -> Recipe:
 def steady(inputs: RecipeInputs) -> Recipe:
     """As small, but with nothing random besides the examples."""
     recipe = small(replace(inputs, iterations=3))
-    return replace(recipe, config=replace(SMALL, clip=TINY_CLIP), checkpoint_every=1000)
+
+    def initialise(model: SED) -> None:
+        assert PartialState().num_processes == int(os.environ.get("WORLD_SIZE", "1"))
+        tell_words_apart(model)
+
+    plain = replace(SMALL, clip=TINY_CLIP)
+    return replace(recipe, config=plain, checkpoint_every=1000, initialise=initialise)
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +97,7 @@ def command(data, output, *more, recipe="small", launcher=()):
 
 def test_two_processes_train_as_one(data, tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
-    launcher += ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     one, two = (tmp_path / n for n in ("one", "two"))
     subprocess.run(command(data, one, recipe="steady"), env=environment, check=True)
     subprocess.run(
@@ -124,9 +131,9 @@ def test_training_learns_colours_and_measures_itself(data, tmp_path):
     recipe = replace(small(RecipeInputs(data, iterations=120)), checkpoint_every=1000)
     (validation,) = recipe.validation
     torch.manual_seed(0)
-    before = confusion(SED(SMALL).eval(), validation, recipe.preprocessing).miou_ground_truth
+    ((_, before),) = validate(SED(SMALL).eval(), [validation], recipe.preprocessing, 100)
     model, info = load_model(train(recipe, tmp_path / "run"))
-    after = confusion(model, validation, recipe.preprocessing).miou_ground_truth
+    ((_, after),) = validate(model, [validation], recipe.preprocessing, 100)
     assert after > max(0.5, before + 0.2)
     assert info.training_classes == ("red", "green", "background")
     assert info.knows_background
@@ -214,3 +221,28 @@ def test_measured_synonyms_are_not_trained_on():
     assert not trained & set(HELD_OUT.values())
     assert "tiger" in foreign_words("camvid", ("road", "car"))
     assert "car" not in foreign_words("camvid", ("road", "car"))
+
+
+def test_rare_pixels_weigh_more_in_the_choice_loss():
+    maps = torch.zeros(1, 2, 4, 4)
+    maps[:, 0] = 3.0  # says class 0 everywhere
+    labels = torch.zeros(1, 4, 4, dtype=torch.int32)
+    labels[0, 0, 0] = 1
+    labels[0, 3] = UNLABELLED
+    right, wrong = (float(torch.nn.functional.softplus(torch.tensor(s * 3.0))) for s in (-1, 1))
+    weight = 11**0.5, 1.0  # 11 pixels of 1 / sqrt(11) each, and one of 1
+    by_hand = (right * weight[0] + wrong * weight[1]) / sum(weight)
+    assert float(choice_loss(maps, labels, None)) == pytest.approx(by_hand)
+    nowhere = torch.full_like(labels, UNLABELLED)
+    assert float(choice_loss(maps, nowhere, None)) == 0
+
+
+def test_sed_tiny_goes_on_from_a_sed_tiny(data):
+    model = SED(sed_tiny(RecipeInputs(data, "sed-tiny", iterations=1)).config)
+    recipe = sed_tiny(RecipeInputs(data, "sed-tiny", iterations=1))
+    recipe.initialise(model)
+    packaged, _ = load_model("sed-tiny")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, packaged.state_dict()[name]), name
+    with pytest.raises(InputError, match="give either with --pretrained"):
+        sed_tiny(RecipeInputs(data)).initialise(model)

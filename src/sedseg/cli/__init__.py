@@ -9,6 +9,8 @@ import typer
 
 from sedseg import __version__
 from sedseg.cli.convert import convert
+from sedseg.cli.datasets import datasets
+from sedseg.cli.evaluate import evaluate
 from sedseg.cli.segment import segment
 from sedseg.cli.train import train
 from sedseg.cli.vocabulary import vocabulary
@@ -40,8 +42,10 @@ def _options(
 
 
 app.command()(convert)
+app.command()(evaluate)
 app.command()(segment)
 app.command()(train)
+app.add_typer(datasets, name="datasets")
 app.add_typer(vocabulary, name="vocabulary")
 
 

@@ -22,6 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from sedseg.data.examples import Batch, ClassList
+from sedseg.devices import choose_device
 from sedseg.errors import InputError
 from sedseg.evaluation.validation import validate
 from sedseg.model.decoder import DecoderOutput
@@ -101,6 +102,7 @@ class _Run:
     def __init__(self, recipe: Recipe, output: Path) -> None:
         self.recipe, self.output = recipe, output
         self.accelerator = Accelerator(
+            cpu=choose_device().type == "cpu",  # else it takes several CPU processes for strangers
             mixed_precision=recipe.precision,
             gradient_accumulation_steps=recipe.accumulate,
             log_with="tensorboard",
