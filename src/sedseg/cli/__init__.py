@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sedseg import __version__
+from sedseg.cli.benchmark import benchmark
 from sedseg.cli.convert import convert
 from sedseg.cli.datasets import datasets
 from sedseg.cli.evaluate import evaluate
@@ -41,6 +42,7 @@ def _options(
     """Open-vocabulary semantic segmentation: a photo and any words."""
 
 
+app.command()(benchmark)
 app.command()(convert)
 app.command()(evaluate)
 app.command()(segment)

@@ -37,6 +37,18 @@ def read_top_k(text: str) -> int | None:
     raise InputError(f"--top-k is {text!r}; give a number from 1 on, or none.")
 
 
+def read_numbers(option: str, text: str) -> list[int]:
+    """Whole numbers from 1 on, with commas between them.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) >= 1 for part in parts):
+        raise InputError(f'{option} is {text!r}; give numbers from 1 on, such as "20,150".')
+    return [int(part) for part in parts]
+
+
 @contextmanager
 def notes_on(stderr: Console, quiet: bool) -> Iterator[None]:
     """Warnings as sentences, without the line of code that warns."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from sedseg.ahead import ahead
 from sedseg.cli.options import (
     AsJson,
     Device,
@@ -35,7 +38,11 @@ from sedseg.cli.options import (
 from sedseg.errors import InputError
 
 if TYPE_CHECKING:
-    from sedseg.segmentation import SavedFiles
+    from concurrent.futures import Future
+
+    from PIL import Image
+
+    from sedseg.segmentation import SavedFiles, Segmentation
     from sedseg.segmenter import Segmenter
     from sedseg.vocabulary import Vocabulary
 
@@ -111,14 +118,19 @@ def segment(
         settings = {"top_k": read_top_k(top_k), "threshold": threshold}
         named = _one_of(classes, classes_file)
         job = _prepare(photos, named, model, settings, device, dtype, output, opacity, resume)
+        began = time.perf_counter()
         outcomes = list(_run(job, stderr, quiet))
+        seconds = time.perf_counter() - began
     counts = Counter(outcome["status"] for outcome in outcomes)
     if as_json:
         summary = {status: counts[status] for status in ("done", "skipped", "failed")}
-        typer.echo(json.dumps({"photos": outcomes, **summary}, ensure_ascii=False))
+        times = {"seconds": seconds, "photos_per_second": counts["done"] / seconds}
+        typer.echo(json.dumps({"photos": outcomes, **summary, **times}, ensure_ascii=False))
     elif not quiet:
         _print_areas(outcomes)
         said = ", ".join(f"{n} {status}" for status, n in counts.items())
+        if counts["done"] > 1:
+            said += f" in {seconds:.1f} s ({counts['done'] / seconds:.1f} photos a second)"
         written = counts["done"] or counts["skipped"]
         typer.echo(f"{said}; results in {output}" if written else said)
     if counts["failed"]:
@@ -168,35 +180,75 @@ def _prepare(
     return _Job(photos, vocabulary, segmenter, settings, output, opacity, resume)
 
 
+class _Step(NamedTuple):
+    """A photo on its way: segmented, or with its outcome known already."""
+
+    photo: Path
+    stem: str
+    found: Segmentation | Outcome
+
+
 def _run(job: _Job, stderr: Console, quiet: bool) -> Iterator[Outcome]:
-    """Segment and save photo by photo; a photo that fails is told of on ``stderr``."""
+    """Segment the photos, while the next are read and the last are saved on threads.
+
+    A photo that fails is told of on ``stderr``.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     hidden = quiet or len(job.photos) == 1
+    pairs = zip(job.photos, output_stems(job.photos), strict=True)
+    reading = ahead(lambda pair: _read(job, *pair), pairs)
+    segmented = (_segmented(job, *pair, read) for pair, read in reading)
     with Progress(*columns, TimeRemainingColumn(), console=stderr, disable=hidden) as progress:
         task = progress.add_task("", total=len(job.photos))
-        for photo, stem in zip(job.photos, output_stems(job.photos), strict=True):
-            progress.update(task, description=escape(photo.name))
-            try:
-                outcome = _outcome(job, photo, stem)
-            except Exception as error:  # whatever befalls one photo, the others go on
-                outcome = {"photo": str(photo), "status": "failed", "error": _said(photo, error)}
+        for step, saving in ahead(lambda step: _save(job, step), segmented, count=1):
+            progress.update(task, description=escape(step.photo.name))
+            outcome = saving.result()
+            if outcome["status"] == "failed":
                 stderr.print(f"Error: {outcome['error']}", style="red", markup=False)
             yield outcome
             progress.advance(task)
 
 
-def _outcome(job: _Job, photo: Path, stem: str) -> Outcome:
+def _read(job: _Job, photo: Path, stem: str) -> Image.Image | Outcome:
+    from sedseg.photos import read_photo
     from sedseg.segmentation import SavedFiles
 
     files = SavedFiles.of(job.output, stem)
     record = _saved_before(files, photo, job) if job.resume else None
-    status = "skipped"
-    if record is None:
-        result = job.segmenter(photo, job.vocabulary, **job.settings)
-        result.save(job.output, stem, job.opacity)
-        record, status = result.record(), "done"
+    return read_photo(photo) if record is None else _told(record, "skipped", photo, files)
+
+
+def _segmented(job: _Job, photo: Path, stem: str, reading: Future[Image.Image | Outcome]) -> _Step:
+    found: Segmentation | Outcome
+    try:
+        read = reading.result()
+        if isinstance(read, dict):
+            found = read
+        else:
+            result = job.segmenter(read, job.vocabulary, **job.settings)
+            found = dataclasses.replace(result, source=str(photo))
+    except Exception as error:  # whatever befalls one photo, the others go on
+        found = _failed(photo, error)
+    return _Step(photo, stem, found)
+
+
+def _save(job: _Job, step: _Step) -> Outcome:
+    if isinstance(step.found, dict):
+        return step.found
+    try:
+        files = step.found.save(job.output, step.stem, job.opacity)
+        return _told(step.found.record(), "done", step.photo, files)
+    except Exception as error:
+        return _failed(step.photo, error)
+
+
+def _told(record: dict[str, Any], status: str, photo: Path, files: SavedFiles) -> Outcome:
     paths = {name: str(path) for name, path in files._asdict().items()}
     return {**record, "photo": str(photo), "status": status, **paths}
+
+
+def _failed(photo: Path, error: Exception) -> Outcome:
+    return {"photo": str(photo), "status": "failed", "error": _said(photo, error)}
 
 
 def _said(photo: Path, error: Exception) -> str:

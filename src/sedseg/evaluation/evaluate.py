@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -21,8 +19,8 @@ from accelerate.utils import gather_object
 from PIL import Image
 from torch import Tensor
 
+from sedseg.ahead import ahead
 from sedseg.asked_words import AskedWords
-from sedseg.data.folder import FolderDataset
 from sedseg.devices import choose_device
 from sedseg.evaluation.metrics import ConfusionMatrix
 from sedseg.evaluation.results import Evaluation, Measured, PhotoScore
@@ -30,8 +28,6 @@ from sedseg.evaluation.task import EvaluationTask
 from sedseg.evaluation.views import Views, score
 from sedseg.model.sed import SED
 from sedseg.segmenter import Segmenter
-
-_READ_AHEAD = 2
 
 
 class _Counted(NamedTuple):
@@ -120,7 +116,9 @@ def measure(
     """Segment photos and count, for each setting of early rejection; see :func:`evaluate`."""
     scored_as = np.array([*task.scored_as, -1])  # the last for pixels without a prompt
     parts = [Part(ConfusionMatrix.empty(len(task.classes)), []) for _ in top_ks]
-    for index, photo, labels in _read_ahead(task.dataset, photos):
+    for index, reading in ahead(task.dataset.__getitem__, photos):
+        image, labels = reading.result()
+        photo = _picture(image)
         for part, found in zip(parts, score(network, photo, words, views, top_ks), strict=True):
             before = time.perf_counter()
             mask = scored_as[found.maps.best()[0]]
@@ -142,25 +140,6 @@ def predict(
     words = segmenter.words(task.prompts)
     (found,) = score(segmenter.network, _picture(image), words, views, [top_k])
     return np.array([*task.scored_as, -1])[found.maps.best()[0]]
-
-
-def _read_ahead(
-    dataset: FolderDataset, photos: Iterable[int]
-) -> Iterator[tuple[int, Image.Image, Tensor]]:
-    """Decode the next photos while the model is at work on one."""
-    with ThreadPoolExecutor(_READ_AHEAD) as pool:
-        waiting: deque[tuple[int, Any]] = deque()
-        for index in photos:
-            waiting.append((index, pool.submit(dataset.__getitem__, index)))
-            if len(waiting) > _READ_AHEAD:
-                yield _read(*waiting.popleft())
-        while waiting:
-            yield _read(*waiting.popleft())
-
-
-def _read(index: int, reading: Any) -> tuple[int, Image.Image, Tensor]:
-    image, labels = reading.result()
-    return index, _picture(image), labels
 
 
 def _picture(image: Tensor) -> Image.Image:
