@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sedseg.evaluation.metrics import ConfusionMatrix
-from sedseg.losses import dice_loss
 from sedseg.model.decoder import DecoderOutput
+from sedseg.training.losses import dice_loss
 
 
 def test_two_definitions_of_miou_on_hand_counted_pixels():

@@ -94,7 +94,10 @@ def find_photos(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
         elif glob.has_magic(given):
             matches = _photos_among(map(Path, glob.iglob(str(path), recursive=True)))
         else:
-            raise InputError(f"{given}: there is no such file or folder.")
+            raise InputError(
+                f"{given}: there is no such file or folder. (If it is a class, put quotes round "
+                'the whole list: --classes "sky, tree".)'
+            )
         if not matches:
             raise InputError(f"{given}: there is no photo here, by the suffixes of its files.")
         for match in matches:

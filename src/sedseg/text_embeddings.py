@@ -148,10 +148,11 @@ class TextEmbeddings:
             key = (tower, vocabulary)
             if key not in self._recent:
                 self._recent[key] = self._assemble(tower, vocabulary)
-                while len(self._recent) > 1 and self._bytes() > self._memory:
-                    self._recent.popitem(last=False)
             self._recent.move_to_end(key)
-            return self._recent[key]
+            found = self._recent[key]
+            while self._bytes() > self._memory:  # one larger than that is not kept at all
+                self._recent.popitem(last=False)
+            return found
 
     def _bytes(self) -> int:
         return sum(text.nbytes for text in self._recent.values())

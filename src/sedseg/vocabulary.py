@@ -102,12 +102,14 @@ def _path_in(text: str) -> Path | None:
 def _of_string(text: str) -> Iterator[_Entry]:
     entries = re.split(r"[,\n]", text)
     if len(entries) == 1:
-        near = difflib.get_close_matches(text.casefold(), LABEL_SETS, n=1, cutoff=0.75)
+        near = difflib.get_close_matches(text.casefold(), LABEL_SETS, n=2, cutoff=0.75)
         if near:
             raise InputError(
-                f"No label set is named {text!r}; did you mean {near[0]!r}? "
+                f"No label set is named {text!r}; did you mean {' or '.join(map(repr, near))}? "
                 f"(Known are {', '.join(LABEL_SETS)}.)"
             )
+        if ";" in text:
+            raise InputError(f"Commas separate classes, not semicolons; write {text!r} with commas.")
     if text:
         for number, entry in enumerate(entries, 1):
             yield f"class {number} of the class list", entry.split("|")

@@ -8,8 +8,6 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from sedseg import weights
-
 
 def convert(
     official: Annotated[Path, typer.Argument(help="The checkpoint as its authors publish it.")],
@@ -23,6 +21,8 @@ def convert(
     ] = None,
 ) -> None:
     """Convert weights of the authors' code, strictly: every tensor must find its place."""
+    from sedseg import weights
+
     made = weights.convert(official, out, model)
     typer.echo(f"{official}: {made.info.name}, {made.tensors} tensors, every one mapped")
     typer.echo(f"{out}: {decimal(made.size)}")

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sedseg import weights
 from sedseg.errors import InputError
 from sedseg.label_sets import LABEL_SETS, label_set
-from sedseg.text_embeddings import NEAR_SYNONYMS, TextEmbeddings
-from sedseg.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from sedseg.vocabulary import Vocabulary
 
 vocabulary = typer.Typer(help="Check a class list; list the known ones.", no_args_is_help=True)
 
@@ -31,12 +31,20 @@ def check(
     ],
     model: Annotated[str, typer.Option(help="The model whose text tower judges.")] = "sed-tiny",
     threshold: Annotated[
-        float,
-        typer.Option(help="List pairs from this similarity: 1 the same, 0 like unrelated words."),
-    ] = NEAR_SYNONYMS,
+        float | None,
+        typer.Option(
+            help="List pairs from this similarity: 1 the same, 0 like unrelated words. "
+            "Default: 0.65, where the warning begins."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Read a class list and list the classes that the model can hardly tell apart by name."""
+    from sedseg import weights
+    from sedseg.text_embeddings import NEAR_SYNONYMS, TextEmbeddings
+    from sedseg.vocabulary import Vocabulary
+
+    threshold = NEAR_SYNONYMS if threshold is None else threshold
     classes = Vocabulary.of(file)
     if len(classes) == 1 and not Path(file).exists():
         raise InputError(f"There is no file {file!r}, and one class alone has no near-synonyms.")

@@ -81,7 +81,10 @@ class FusedDecoder(nn.Module):
             words = text if text.ndim == 3 else text[i]
             here = None if valid is None else valid[i]
             images.append(self._image(dense[i], words, [f[i : i + 1] for f in levels], top_k, here))
-        logits, kept = (torch.stack(part) for part in zip(*images, strict=True))
+        if len(images) == 1:  # nothing to copy: with 10,000 classes that is 700 MB
+            logits, kept = (part[None] for part in images[0])
+        else:
+            logits, kept = (torch.stack(part) for part in zip(*images, strict=True))
         return DecoderOutput(logits, (), kept, None)
 
     def _image(
@@ -99,7 +102,7 @@ class FusedDecoder(nn.Module):
         history = []
         if top_k is not None and int(kept.sum()) > top_k:
             kept = _survivors(self._first_scores(pixels, text, kept), kept, top_k)
-        x, costs = self._begin(pixels, text[kept])
+        x, costs = self._begin(pixels, _rows(text, kept))
         for i, stage in enumerate(self.stages):
             if i and top_k is not None and int(kept.sum()) > top_k:
                 aux_head = self.aux_heads[i]
@@ -115,7 +118,7 @@ class FusedDecoder(nn.Module):
 
     def _first_scores(self, pixels: Tensor, text: Tensor, kept: Tensor) -> Tensor:
         """(N, h, w): the auxiliary logits that the first rejection goes by."""
-        asked = text[kept]
+        asked = _rows(text, kept)
         h, w, _ = pixels.shape
         if min(h, w) < 3:  # narrower than the composed kernel's border
             return _by_chunks(self.aux_heads[0], self._begin(pixels, asked)[0])
@@ -307,6 +310,10 @@ class ComposedHead(nn.Module):
             out[:, -i, -j] += F.conv2d(maps[:, :, rows, columns], kernel)[:, 0, 0, 0]
         ones = maps.new_ones(1, 1, h, w)
         return out.add_(F.conv2d(ones, self.bias_taps, self.bias, padding=1)[0, 0])
+
+
+def _rows(things: Tensor, kept: Tensor) -> Tensor:
+    return things if bool(kept.all()) else things[kept]
 
 
 def _strip(maps: Tensor, kernel: Tensor, padding: tuple[int, int]) -> Tensor:

@@ -15,12 +15,12 @@ from sedseg.data.augment import Augment
 from sedseg.data.examples import Batch, ClassSampling, ExampleStream, Source
 from sedseg.data.folder import UNLABELLED, FolderDataset, open_all
 from sedseg.errors import InputError
-from sedseg.losses import dice_loss, losses
 from sedseg.model.config import SEDConfig
 from sedseg.model.decoder import DecoderOutput
 from sedseg.model.sed import SED
 from sedseg.preprocessing import MEAN, STD, Preprocessing
 from sedseg.recipes.sed_tiny_words import SYNONYMS, foreign_words
+from sedseg.training.losses import dice_loss, losses
 from sedseg.training.recipe import ParameterGroup, Recipe, RecipeInputs
 from sedseg.weights import load_model
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from sedseg.data.examples import Batch, ExampleStream
 from sedseg.data.folder import UNLABELLED, FolderDataset
-from sedseg.losses import losses
 from sedseg.model.config import SEDConfig
 from sedseg.model.decoder import DecoderOutput
 from sedseg.model.sed import SED
 from sedseg.preprocessing import Preprocessing
+from sedseg.training.losses import losses
 
 
 @dataclass(frozen=True)
