@@ -36,7 +36,7 @@ def test_both_paths_with_every_part_timed(monkeypatch, capsys):
 
 
 def test_what_does_not_fit_in_memory_is_not_run(monkeypatch, capsys):
-    monkeypatch.setattr("sedseg.evaluation.speed.free_memory", lambda: 1000)
+    monkeypatch.setattr("sedseg.evaluation.speed.free_memory", lambda: 500_000)
     status, said = run(
         monkeypatch, capsys, "--classes", "3", "--top-k", "none", "--size", "96", "--repeats", "1"
     )

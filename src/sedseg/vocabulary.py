@@ -109,7 +109,9 @@ def _of_string(text: str) -> Iterator[_Entry]:
                 f"(Known are {', '.join(LABEL_SETS)}.)"
             )
         if ";" in text:
-            raise InputError(f"Commas separate classes, not semicolons; write {text!r} with commas.")
+            raise InputError(
+                f"Commas separate classes, not semicolons; write {text!r} with commas."
+            )
     if text:
         for number, entry in enumerate(entries, 1):
             yield f"class {number} of the class list", entry.split("|")

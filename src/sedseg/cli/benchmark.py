@@ -80,8 +80,8 @@ def benchmark(
                 "dtype": str(types[setting.path]).removeprefix("torch."),
                 "batch": batch,
             }
-            needed = setting.needs(plain.config.hidden_dim)
-            if setting.path == "plain" and where.type == "cpu" and needed > speed.free_memory():
+            needed = setting.needs(plain.config.hidden_dim, types[setting.path])
+            if where.type == "cpu" and needed > speed.free_memory():
                 row["skipped"] = f"needs about {needed / 2**30:.0f} GiB"
             else:
                 if not quiet:

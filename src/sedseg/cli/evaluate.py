@@ -80,7 +80,9 @@ def evaluate(
     window: Annotated[
         int | None, typer.Option(help="Side of a sliding window, pixels; a multiple of 32.")
     ] = None,
-    overlap: Annotated[float, typer.Option(help="Share that windows overlap.", show_default="1/3")] = 1 / 3,
+    overlap: Annotated[
+        float, typer.Option(help="Share that windows overlap.", show_default="1/3")
+    ] = 1 / 3,
     scales: Annotated[
         str, typer.Option(metavar="S,...", help='Average over sizes, such as "0.75,1,1.25".')
     ] = "1",

@@ -34,7 +34,10 @@ STAGES = ("encoder", "cost_map", "stage_1", "stage_2", "stage_3", "head", "upsam
 """What is timed apart: ``cost_map`` is all of the decoder before its first stage."""
 
 _LONGEST = 60.0  # seconds of repeats, after which what there is must do
-_PLAIN_BYTES = 32 * 2**20  # a class of the plain decoder at 768x768 and 128 channels, at its peak
+
+# Of a class at 768x768 and 128 channels; the fast path's are values, not bytes.
+_PLAIN_BYTES = 32 * 2**20
+_FAST_BYTES = 0.8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,14 @@ class Setting:
     size: int
     batch: int
 
-    def needs(self, hidden_dim: int) -> int:
-        """Bytes that the plain decoder takes, roughly."""
+    def needs(self, hidden_dim: int, dtype: torch.dtype) -> int:
+        """Bytes that the decoder takes at its peak, roughly."""
+        left = self.classes if self.kept is None else min(self.kept, self.classes)
         share = (self.size / 768) ** 2 * hidden_dim / 128
-        return int(self.classes * self.batch * share * _PLAIN_BYTES)
+        each = _PLAIN_BYTES if self.path == "plain" else _FAST_BYTES * dtype.itemsize
+        # The plain path embeds all classes, and makes the full-size scores of all.
+        first = 0.3 * each * (self.classes - left) if self.path == "plain" else 0.0
+        return int((left * each + first) * self.batch * share)
 
 
 class _Watch:

@@ -110,8 +110,9 @@ class FusedDecoder(nn.Module):
                 rows = survivors[kept]
                 x, costs, kept = x[rows], costs[rows], survivors
             history.append(kept)
-            x, costs = stage(x, costs, levels[i])
-        scores = _by_chunks(self.head, x)
+            last = i + 1 == len(self.stages)
+            x, costs = stage(x, costs, levels[i], self.head if last else None)
+        scores = x[..., 0]
         logits = scores.new_full((len(kept), *scores.shape[1:]), float("-inf"))
         logits[kept] = scores
         return logits, torch.stack(history)
@@ -145,10 +146,13 @@ class FusedStage(nn.Module):
         self.classes = FusedAttention(plain.classes)
         self.fusion = FusedFusion(plain.fusion)
 
-    def forward(self, x: Tensor, costs: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, costs: Tensor, level: Tensor, head: nn.Conv2d | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(N, h, w, D), (N, h, w, .), (1, ., 2h, 2w) -> (N, 2h, 2w, D'), (N, 2h, 2w, G).
 
-        ``x`` is overwritten.
+        ``x`` is overwritten. With a ``head`` its result (N, 2h, 2w, 1) stands for the features,
+        which then never exist for all classes, and no costs are handed on.
         """
         n, h, w, dim = x.shape
         for rows in _chunks(n, h * w * 4 * dim, x):
@@ -157,10 +161,14 @@ class FusedStage(nn.Module):
         for places in _chunks(h * w, n * 4 * dim, x):
             flat[:, places] = self.classes(flat[:, places])
         image_part = self.fusion.image_part(level)
-        out = x.new_empty(n, 2 * h, 2 * w, self.fusion.dim_out)
-        costs_out = x.new_empty(n, 2 * h, 2 * w, self.fusion.guidance_dim)
+        out = x.new_empty(n, 2 * h, 2 * w, 1 if head else self.fusion.dim_out)
+        costs_out = x.new_empty(0 if head else n, 2 * h, 2 * w, self.fusion.guidance_dim)
         for rows in _chunks(n, 4 * h * w * dim, x):
-            out[rows], costs_out[rows] = self.fusion(x[rows], costs[rows], image_part)
+            features, handed_on = self.fusion(x[rows], costs[rows], image_part)
+            if head:
+                out[rows] = _convolve(head, features)
+            else:
+                out[rows], costs_out[rows] = features, handed_on
         return out, costs_out
 
 
@@ -282,7 +290,9 @@ class ComposedHead(nn.Module):
             return nn.Parameter(whole[None].to(dtype), requires_grad=False)
 
         every = range(3)
-        self.whole = kernel(every, every)
+        # As nine columns, each an output channel: one channel alone leaves the processor idle.
+        columns = kernel(every, every)[0].permute(2, 0, 1)[..., None].contiguous()
+        self.columns = nn.Parameter(columns, requires_grad=False)
         self.top, self.bottom = kernel([0], every), kernel([2], every)
         self.left, self.right = kernel(every, [0]), kernel(every, [2])
         self.corners = nn.ParameterList(kernel([a], [b]) for a in (0, 2) for b in (0, 2))
@@ -295,7 +305,8 @@ class ComposedHead(nn.Module):
         """(N, h, w, P) -> (N, h, w)."""
         _, h, w, _ = costs.shape
         maps = costs.permute(0, 3, 1, 2)
-        out = F.conv2d(maps, self.whole, padding=4)[:, 0]
+        by_column = F.pad(F.conv2d(maps, self.columns, padding=(4, 0)), (4, 4))
+        out = torch.stack([by_column[:, j, :, j : j + w] for j in range(9)]).sum(0)
         # At the border row the kernel, shifted by its tap, meets the nearest three rows alone.
         near, far = slice(0, 3), slice(-3, None)
         out[:, 0] -= _strip(maps[:, :, near], self.top[..., 4:7, :], (0, 4))
@@ -324,7 +335,8 @@ def _costs(pixels: Tensor, text: Tensor) -> Tensor:
     """(h, w, C), (N, P, C) -> (N, h, w, P)."""
     h, w, _ = pixels.shape
     n, p, _ = text.shape
-    return (pixels.flatten(0, 1) @ text.flatten(0, 1).T).view(h, w, n, p).permute(2, 0, 1, 3)
+    costs = (pixels.flatten(0, 1) @ text.flatten(0, 1).T).view(h, w, n, p)
+    return costs.permute(2, 0, 1, 3).contiguous()
 
 
 def _convolve(convolution: nn.Conv2d, x: Tensor) -> Tensor:
