@@ -12,9 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+import miniature_benchmarks as miniature
 import sedseg
 from labelled_photos import write_set
 from sedseg import InputError
+from sedseg.data.benchmarks import prepare
 from sedseg.data.folder import FolderDataset
 from sedseg.evaluation.evaluate import evaluate, predict
 from sedseg.evaluation.metrics import ConfusionMatrix
@@ -171,6 +173,33 @@ def test_a_sliding_window_covers_the_photo_and_averages_overlaps(segmenter):
     torch.testing.assert_close(slid, torch.from_numpy(by_hand), atol=1e-5, rtol=0)
 
 
+def test_only_the_paper_s_own_protocol_is_called_so():
+    paper = Preprocessing(mean=(1.0, 2.0, 3.0))
+    assert Views(paper).protocol == "paper"
+    assert Views(paper, flip=True, window=64).protocol == "paper + flip + window"
+    assert Views(SMALL, scales=(1.0, 2.0)).protocol == "native + scales"
+    assert Views(replace(paper, square=512)).protocol == "square 512"
+
+
+def test_a_benchmark_is_known_to_be_incomplete_or_asked_by_other_words(tmp_path):
+    miniature.ade20k_150(tmp_path, [[1, 2], [3, 150]])
+    prepare("ade20k-150", tmp_path)
+    notes = open_task("ade20k-150", root=tmp_path).notes
+    assert notes == (
+        "1 of ade20k-150's 2,000 photos are here; the figures compare with no published ones.",
+    )
+    other = [f"thing {i}" for i in range(150)]
+    notes = open_task("ade20k-150", root=tmp_path, words=other).notes
+    assert "1 of ade20k-150's 2,000" in notes[0]
+    assert "not ade20k-150's own" in notes[1]
+    described = tmp_path / "ade20k-150/dataset.json"
+    described.write_text(described.read_text().replace('"photos": 1,', '"photos": 2000,'))
+    assert "1 of ade20k-150's 2,000" in open_task("ade20k-150", root=tmp_path).notes[0]
+    (tmp_path / "ade20k-150/classes.txt").write_text("wall\n")
+    with pytest.raises(InputError, match=r"classes\.txt is not ade20k-150's any more"):
+        open_task("ade20k-150", root=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [({"window": 50}, "multiple of 32"), ({"overlap": 1.0}, "overlap"), ({"scales": ()}, "scales")],
@@ -191,7 +220,7 @@ def test_two_processes_count_as_one(photos):
     two = subprocess.run(
         [sys.executable, *launch], capture_output=True, check=True, env=environment
     )
-    alone, together = json.loads(one.stdout), json.loads(two.stdout)
+    alone, together = json.loads(one.stdout), json.loads(two.stdout)  # one document each
     assert together["settings"]["processes"] == 2
     assert together["photos"] == alone["photos"] == 5
     for a, b in zip(alone["results"], together["results"], strict=True):
@@ -243,6 +272,18 @@ def test_faulty_data_is_refused_before_the_run(tmp_path, capsys, monkeypatch):
     assert "words.txt has 4 classes" in refused(*options, "--classes-file", words)
     said = refused(capsys, monkeypatch, "--dataset", "ade20k-15O")
     assert "did you mean 'ade20k-150'" in said
+    assert "There is no folder no/where" in refused(capsys, monkeypatch, "--dataset", "no/where")
+    assert "--protocol" in refused(*options, "--protocol", "papre")
+    assert "multiple of 32" in refused(*options, "--window", "50")
+    (tmp_path / "file").write_text("")
+    assert "cannot be written to" in refused(*options, "--output", tmp_path / "file")
+
+    photo = root / "val/images/002.jpg"
+    Image.open(photo.with_suffix(".png")).save(photo)
+    assert "would have one label" in refused(*options)
+    photo.with_suffix(".png").unlink()
+    photo.write_bytes(photo.read_bytes()[:-400])
+    assert "002.jpg is no image, or damaged" in refused(*options)
     assert "--top-k" in refused(*options, "--top-k", "0")
     assert "--scales" in refused(*options, "--scales", "big")
 

@@ -188,7 +188,29 @@ def test_memory_is_bounded(model, tmp_path):
     for words in lists:
         embeddings._embeddings(words)
         assert embeddings._bytes() <= 2 * each
-    assert [known for _, known in embeddings._recent] == lists[2:]
+    assert [key.vocabulary for key in embeddings._recent] == lists[2:]
+    small = TextEmbeddings(model, tmp_path, memory=each - 1)
+    small._embeddings(lists[0])
+    assert not small._recent  # one that is larger than the bound is not kept
+
+
+def test_other_types_of_number_are_the_same_rounded(model, tmp_path):
+    whole = TextEmbeddings(model, tmp_path).embeddings(WORDS)
+    half = TextEmbeddings(model, tmp_path).embeddings(WORDS, torch.bfloat16)
+    assert torch.equal(half, whole.bfloat16())
+
+
+def test_more_classes_than_a_pack_or_a_block_holds(model, tmp_path, monkeypatch):
+    names = [f"{a} {b}" for a in ("red", "blue", "old", "big") for b in ("cat", "dog", "car")]
+    names = Vocabulary.of(names)
+    whole = TextEmbeddings(model, tmp_path / "whole")
+    pairs = whole.near_synonyms(names, threshold=-1000)
+    monkeypatch.setattr("sedseg.text_embeddings._PACK", 5)
+    monkeypatch.setattr("sedseg.text_embeddings._BLOCK", 5)
+    for _ in range(2):  # from the tower, then from disk
+        parts = TextEmbeddings(model, tmp_path / "parts")
+        assert torch.allclose(parts.embeddings(names), whole.embeddings(names), atol=1e-6)
+        assert len(parts.near_synonyms(names, threshold=-1000)) == len(pairs) == 66
 
 
 def test_half_precision_and_inference_mode_do_not_reach_the_cache(model, tmp_path):

@@ -205,7 +205,7 @@ class Segmenter(
         found = self._latest  # held here: another thread may replace it meanwhile
         if found is None or found.vocabulary != vocabulary:
             wanted = Vocabulary(tuple(vocabulary.synonyms[i] for i in asked))
-            text = self.text_embeddings.embeddings(wanted).to(self.device, self.dtype)
+            text = self.text_embeddings.embeddings(wanted, self.dtype).to(self.device)
             found = self._latest = AskedWords(vocabulary, text, asked, absence)
         return found
 
@@ -296,8 +296,8 @@ def _in_type(model: SED, dtype: torch.dtype) -> SED:
 
     The given model keeps its float32 weights, to be saved.
     """
-    network = fuse(model)
-    network.text_encoder = model.text_encoder  # one is enough
+    shared = [model.text_encoder, *([model.encoder] if dtype == torch.float32 else [])]
+    network = fuse(model, shared)
     for part in (network.encoder, network.decoder):
         part.to(dtype).to(memory_format=torch.channels_last)
     return network

@@ -11,7 +11,7 @@ import logging
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +40,7 @@ UNRELATED = ("mountain", "shirt", "computer", "bread", "horse", "window", "river
 
 _RULES = 1  # raise it when the same tower and words come to give other embeddings
 _PACK = 128  # classes embedded and stored at once
+_BLOCK = 512  # classes compared at once
 _WARNING_PAIRS = 8
 _warned: set[tuple[str, Vocabulary]] = set()
 
@@ -76,20 +77,35 @@ def near_synonyms(
         unrelated: the mean cosine of unrelated words.
         threshold: the similarity from which a pair is listed.
     """
-    similarity = (_cosines(embeddings) - unrelated) / max(1 - unrelated, 1e-6)
-    first, second = (similarity >= threshold).triu(diagonal=1).nonzero(as_tuple=True)
-    pairs = [
-        NearSynonyms(names[a], names[b], float(similarity[a, b]))
-        for a, b in zip(first.tolist(), second.tolist(), strict=True)
-        if BACKGROUND not in (names[a].casefold(), names[b].casefold())
-    ]
+    means = _means(embeddings)
+    pairs = []
+    for start in range(0, len(means), _BLOCK):  # all pairs of 10,000 classes would be 400 MB
+        cosines = means[start : start + _BLOCK] @ means.T
+        similarity = (cosines - unrelated) / max(1 - unrelated, 1e-6)
+        first, second = (similarity >= threshold).triu(start + 1).nonzero(as_tuple=True)
+        pairs += [
+            NearSynonyms(names[start + a], names[b], float(similarity[a, b]))
+            for a, b in zip(first.tolist(), second.tolist(), strict=True)
+            if BACKGROUND not in (names[start + a].casefold(), names[b].casefold())
+        ]
     return sorted(pairs, key=lambda pair: -pair.similarity)
 
 
-def _cosines(embeddings: Tensor) -> Tensor:
-    """(T, P, C) -> (T, T)."""
-    mean = F.normalize(embeddings.float().mean(1), dim=-1)
-    return mean @ mean.T
+def _portions(classes: list[Words]) -> Iterator[list[Words]]:
+    for first in range(0, len(classes), _PACK):
+        yield classes[first : first + _PACK]
+
+
+def _means(embeddings: Tensor) -> Tensor:
+    """(T, P, C) -> (T, C) float32 of length 1."""
+    means = torch.cat([part.float().mean(1) for part in embeddings.split(_BLOCK)])
+    return F.normalize(means, dim=-1)
+
+
+class _Key(NamedTuple):
+    tower: str
+    vocabulary: Vocabulary
+    dtype: torch.dtype
 
 
 class TextEmbeddings:
@@ -109,22 +125,24 @@ class TextEmbeddings:
         self._shape = [_RULES, model.config.clip_config["text_cfg"], model.config.prompts]
         self._root = Path(cache_dir) if cache_dir else cache_folder("text")
         self._memory = memory
-        self._recent: OrderedDict[tuple[str, Vocabulary], Tensor] = OrderedDict()
+        self._recent: OrderedDict[_Key, Tensor] = OrderedDict()
         self._packs: dict[str, EmbeddingPacks] = {}
         self._weights_digest = ""
         self._weights_state: list[tuple[int, int]] = []
         self._lock = threading.RLock()
 
-    def embeddings(self, vocabulary: Vocabulary) -> Tensor:
-        """The (T, P, C) text embeddings, float32 on the CPU; shared, so not to be written to.
+    def embeddings(self, vocabulary: Vocabulary, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The (T, P, C) text embeddings, on the CPU; shared, so not to be written to.
 
-        Warns, once for a vocabulary, of classes that nearly coincide.
+        Computed and kept on disk in float32, whatever ``dtype`` is asked for. Warns, once for a
+        vocabulary, of classes that nearly coincide.
 
         Raises:
             InputError: a name is longer than the text tower reads.
         """
-        self._warn_of_near_synonyms(vocabulary)
-        return self._embeddings(vocabulary)
+        text = self._embeddings(vocabulary, dtype)
+        self._warn_of_near_synonyms(vocabulary, text)
+        return text
 
     def near_synonyms(
         self, vocabulary: Vocabulary, threshold: float = NEAR_SYNONYMS
@@ -134,20 +152,24 @@ class TextEmbeddings:
         Raises:
             InputError: a name is longer than the text tower reads.
         """
+        return self._near_synonyms(vocabulary, self._embeddings(vocabulary), threshold)
+
+    def _near_synonyms(
+        self, vocabulary: Vocabulary, text: Tensor, threshold: float = NEAR_SYNONYMS
+    ) -> list[NearSynonyms]:
         if len(vocabulary) < 2:
             return []
-        probe = _cosines(self._embeddings(Vocabulary(tuple((word,) for word in UNRELATED))))
-        unrelated = float(probe.triu(diagonal=1).sum()) / (len(probe) * (len(probe) - 1) / 2)
-        text = self._embeddings(vocabulary)
+        probe = _means(self._embeddings(Vocabulary(tuple((word,) for word in UNRELATED))))
+        cosines = (probe @ probe.T).triu(diagonal=1)
+        unrelated = float(cosines.sum()) / (len(probe) * (len(probe) - 1) / 2)
         return near_synonyms(vocabulary.names, text, unrelated, threshold)
 
-    def _embeddings(self, vocabulary: Vocabulary) -> Tensor:
+    def _embeddings(self, vocabulary: Vocabulary, dtype: torch.dtype = torch.float32) -> Tensor:
         # What is kept must be usable anywhere, also where gradients are wanted.
         with self._lock, torch.inference_mode(False):
-            tower = self._tower()
-            key = (tower, vocabulary)
+            key = _Key(self._tower(), vocabulary, dtype)
             if key not in self._recent:
-                self._recent[key] = self._assemble(tower, vocabulary)
+                self._recent[key] = self._assemble(key)
             self._recent.move_to_end(key)
             found = self._recent[key]
             while self._bytes() > self._memory:  # one larger than that is not kept at all
@@ -157,26 +179,48 @@ class TextEmbeddings:
     def _bytes(self) -> int:
         return sum(text.nbytes for text in self._recent.values())
 
-    def _assemble(self, tower: str, vocabulary: Vocabulary) -> Tensor:
-        """From memory, from disk, and the rest from the text tower."""
-        rows: dict[Words, Tensor] = {}
-        for (other, known), text in self._recent.items():
-            if other == tower:
-                rows.update(zip(known.synonyms, text, strict=True))
-        packs = self._packs.setdefault(tower, EmbeddingPacks(self._root / tower))
-        rows.update(packs.read([words for words in vocabulary.synonyms if words not in rows]))
-        missing = [words for words in dict.fromkeys(vocabulary.synonyms) if words not in rows]
+    def _assemble(self, key: _Key) -> Tensor:
+        """From memory, from disk, and the rest from the text tower; a pack at a time."""
+        places: dict[Words, list[int]] = {}
+        for i, words in enumerate(key.vocabulary.synonyms):  # official lists have words twice
+            places.setdefault(words, []).append(i)
+        at_hand = self._at_hand(key)
+        packs = self._packs.setdefault(key.tower, EmbeddingPacks(self._root / key.tower))
+        text = torch.empty(0)
+        missing: list[Words] = []
+
+        def put(rows: dict[Words, Tensor]) -> None:
+            nonlocal text
+            indices = [i for words in rows for i in places[words]]
+            # NumPy copies on one core; torch would share out each row, which takes seconds when
+            # the other cores are busy.
+            values = np.stack([row.numpy() for words, row in rows.items() for _ in places[words]])
+            if not text.numel():
+                text = torch.empty(len(key.vocabulary), *values.shape[1:], dtype=key.dtype)
+            text[indices] = torch.from_numpy(values).to(key.dtype)
+
+        for portion in _portions(list(places)):
+            rows = {words: at_hand[words] for words in portion if words in at_hand}
+            rows.update(packs.read([words for words in portion if words not in rows]))
+            if rows:
+                put(rows)
+            missing += (words for words in portion if words not in rows)
         for words in missing:
             self._refuse_long(words)
-        for first in range(0, len(missing), _PACK):  # what is done stays done if interrupted
-            new = missing[first : first + _PACK]
-            text = self._run_tower(new)
-            packs.write(new, text)
-            rows.update(zip(new, text, strict=True))
-            log.info("Embedded %d of %d classes.", first + len(new), len(missing))
-        # NumPy copies on one core; torch would share out each row, which takes seconds when the
-        # other cores are busy.
-        return torch.from_numpy(np.stack([rows[words].numpy() for words in vocabulary.synonyms]))
+        for portion in _portions(missing):  # what is done stays done if interrupted
+            new = self._run_tower(portion)
+            packs.write(portion, new)
+            put(dict(zip(portion, new, strict=True)))
+            log.info("Embedded %d classes.", len(portion))
+        return text
+
+    def _at_hand(self, key: _Key) -> dict[Words, Tensor]:
+        """Embeddings of this tower in memory, in float32."""
+        found: dict[Words, Tensor] = {}
+        for other, text in self._recent.items():
+            if other.tower == key.tower and other.dtype == torch.float32:
+                found.update(zip(other.vocabulary.synonyms, text, strict=True))
+        return found
 
     def _run_tower(self, classes: list[Words]) -> Tensor:
         device = next(self._text_encoder.parameters()).device
@@ -213,12 +257,12 @@ class TextEmbeddings:
                     f"this model reads {tokenizer.context_length}; shorten it."
                 )
 
-    def _warn_of_near_synonyms(self, vocabulary: Vocabulary) -> None:
+    def _warn_of_near_synonyms(self, vocabulary: Vocabulary, text: Tensor) -> None:
         key = (self._tower(), vocabulary)
         if key in _warned:
             return
         _warned.add(key)
-        pairs = self.near_synonyms(vocabulary)
+        pairs = self._near_synonyms(vocabulary, text)
         if pairs:
             listed = ", ".join(f"{a} / {b} ({s:.2f})" for a, b, s in pairs[:_WARNING_PAIRS])
             more = f" and {len(pairs) - _WARNING_PAIRS} more" if len(pairs) > _WARNING_PAIRS else ""

@@ -111,30 +111,32 @@ def evaluate(
         factors = _numbers(scales)
         if classes is not None and classes_file is not None:
             raise InputError("Give either --classes or --classes-file, not both.")
+        if protocol not in (None, "paper", "native"):
+            raise InputError(f"--protocol is {protocol!r}; give paper or native.")
         if output:
             from sedseg.evaluation.report import require_report
 
-            require_report()
+            require_report(output)
         from sedseg.evaluation import evaluate as evaluation
         from sedseg.evaluation.task import open_task
         from sedseg.evaluation.validation import spread
         from sedseg.evaluation.views import Views
+        from sedseg.preprocessing import Preprocessing
         from sedseg.segmenter import load
 
+        Views(Preprocessing(), factors, flip, window, overlap)  # wrong options show at once
         state = evaluation.processes()
         task = open_task(dataset, split, root, classes if classes_file is None else classes_file)
         if distractors:
             task = task.with_distractors(distractors)
-        if state.is_main_process:
-            task.dataset.check()
-        state.wait_for_everyone()
+        photos = spread(len(task.dataset), most or len(task.dataset))
+        task.dataset.check(photos[state.process_index :: state.num_processes])
         if device is None and state.num_processes > 1:
             device = str(state.device)
         segmenter = load(model, device=device, dtype=dtype)
         preprocessing = _preprocessing(segmenter.info.preprocessing, protocol)
         views = Views(preprocessing, factors, flip, window, overlap)
         segmenter.prepare(task.prompts)
-        photos = spread(len(task.dataset), most or len(task.dataset))
         with _progress(stderr, quiet or not state.is_main_process) as bar:
             line = bar.add_task(task.dataset.name, total=len(photos))
             share = state.num_processes  # the bar is the main process's, the others keep pace
@@ -146,21 +148,20 @@ def evaluate(
                 photos=photos,
                 progress=lambda: bar.advance(line, share),
             )
-        if not state.is_main_process:
-            return
-        if output:
-            from sedseg.evaluation.report import write_report
-
-            def predict(index: int, k: int | None) -> np.ndarray:
-                return evaluation.predict(segmenter, task, views, index, k)
-
-            files = write_report(found, task.dataset, predict, output)
+    if not state.is_main_process:
+        return
     if as_json:
         typer.echo(json.dumps(found.record(), ensure_ascii=False))
-        return
-    _print(found)
+    else:
+        _print(found)
     if output:
-        typer.echo(f"The report is {files.html}")
+        from sedseg.evaluation.report import write_report
+
+        def predict(index: int, k: int | None) -> np.ndarray:
+            return evaluation.predict(segmenter, task, views, index, k)
+
+        files = write_report(found, task.dataset, predict, output)  # the figures are out already
+        stderr.print(f"The report is {files.html}", markup=False)
 
 
 def _preprocessing(own: Preprocessing, protocol: str | None) -> Preprocessing:
@@ -170,9 +171,7 @@ def _preprocessing(own: Preprocessing, protocol: str | None) -> Preprocessing:
         return own
     if protocol == "paper":
         return Preprocessing(mean=own.mean, std=own.std)
-    if protocol == "native":
-        return replace(own, square=None)
-    raise InputError(f"--protocol is {protocol!r}; give paper or native.")
+    return replace(own, square=None)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

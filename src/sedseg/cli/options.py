@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,7 +55,7 @@ def notes_on(stderr: Console, quiet: bool) -> Iterator[None]:
     """Warnings as sentences, without the line of code that warns."""
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        if not quiet:
+        if not quiet and _speaks():
             stderr.print(f"Note: {message}", style="yellow", markup=False)
 
     with warnings.catch_warnings():
@@ -68,7 +69,14 @@ def errors_as_json(wanted: bool) -> Iterator[None]:
     try:
         yield
     except InputError as error:
+        if not _speaks():
+            raise typer.Exit(2) from error
         if not wanted:
             raise
         typer.echo(json.dumps({"error": str(error)}, ensure_ascii=False))
         raise typer.Exit(2) from error
+
+
+def _speaks() -> bool:
+    """Of the processes that a launcher starts, the first speaks for all."""
+    return os.environ.get("RANK", "0") == "0"

@@ -11,6 +11,7 @@ scene by scene.
 
 from __future__ import annotations
 
+import itertools
 import re
 import zlib
 from collections import Counter
@@ -92,12 +93,23 @@ class FolderDataset(Dataset):
             photos = [p for p in photos if (p.stem in held_out) == (split == "val")]
         if not photos:
             raise InputError(f"{folder / 'images'} holds no photo for the split {split!r}.")
+        for one, next_ in itertools.pairwise(sorted(photos, key=lambda p: p.stem)):
+            if one.stem == next_.stem:
+                raise InputError(
+                    f"{one} and {next_.name} would have one label; give one another name."
+                )
         labels = [folder / "labels" / f"{p.stem}.png" for p in photos]
         for photo, label in zip(photos, labels, strict=True):
             if not label.is_file():
                 raise InputError(f"{photo} has no label; {label} is missing.")
         if file.benchmark:  # unchecked, for ADE20K's 847 names hold words twice
             vocabulary = Vocabulary(scored_words(label_set(file.benchmark)))
+            lines = (root / "classes.txt").read_text(encoding="utf-8").splitlines()
+            if lines != ["|".join(words) for words in vocabulary.synonyms]:
+                raise InputError(
+                    f"{root / 'classes.txt'} is not {file.benchmark}'s any more; prepare it again, "
+                    "or give other words for its classes where it is evaluated."
+                )
         else:
             vocabulary = Vocabulary.of(root / "classes.txt")
         return cls(
@@ -123,20 +135,24 @@ class FolderDataset(Dataset):
     def _read_labels(self, index: int) -> np.ndarray:
         return read_labels(self.labels[index], self.ignore_label)
 
-    def check(self, threads: int = 4) -> None:
-        """Read every label and every photo's size, so that a long run does not stop half way.
+    def check(self, photos: Sequence[int] | None = None, threads: int = 4) -> None:
+        """Read every photo and label, so that a long run does not stop half way.
+
+        Args:
+            photos: which, by index; None: all.
+            threads: that read.
 
         Raises:
             InputError: names the file whose label is outside the class list, whose size differs
                 from its photo's, or which cannot be read.
         """
         with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(self._check_one, range(len(self))):
+            for _ in pool.map(self._check_one, range(len(self)) if photos is None else photos):
                 pass
 
     def _check_one(self, index: int) -> None:
         photo, label = self.photos[index], self.labels[index]
-        height, width = photo_size(photo)
+        height, width = photo_size(photo, whole=True)
         indices = self._read_labels(index)
         if indices.shape != (height, width):
             raise InputError(
@@ -160,18 +176,26 @@ def scored_words(labels: LabelSet) -> tuple[tuple[str, ...], ...]:
     )
 
 
-def photo_size(path: Path) -> tuple[int, int]:
-    """Height and width of a photo as :func:`sedseg.photos.read_photo` turns it, undecoded.
+def photo_size(path: Path, whole: bool = False) -> tuple[int, int]:
+    """Height and width of a photo as :func:`sedseg.photos.read_photo` turns it.
+
+    Args:
+        path: the file.
+        whole: see that it is not cut short, too.
 
     Raises:
-        InputError: the file is no image.
+        InputError: the file is no image, or it is damaged.
     """
     try:
         with Image.open(path) as opened:
             width, height = opened.size
             turned = opened.getexif().get(ORIENTATION, 1) >= 5  # by 90 degrees
+            if whole:
+                # Of a JPEG every coefficient is read, but few pixels are made.
+                opened.draft("L", (max(width // 8, 1), max(height // 8, 1)))
+                opened.load()
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as an image; remove it.") from error
+        raise InputError(f"{path} is no image, or damaged; mend or remove it.") from error
     return (width, height) if turned else (height, width)
 
 

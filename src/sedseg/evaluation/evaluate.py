@@ -167,7 +167,7 @@ def _partial(photos: int, task: EvaluationTask) -> tuple[str, ...]:
 def _settings(segmenter: Segmenter, views: Views, processes: int) -> dict[str, Any]:
     shown = {name: value for name, value in asdict(views).items() if name != "preprocessing"}
     return {
-        "protocol": "native" if views.preprocessing.square is None else "paper",
+        "protocol": views.protocol,
         **asdict(views.preprocessing),
         **shown,
         "dtype": str(segmenter.dtype).removeprefix("torch."),

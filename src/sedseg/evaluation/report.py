@@ -11,6 +11,7 @@ import importlib.util
 import io
 import json
 import math
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -80,14 +81,24 @@ class _ShownPhoto:
     more: int  # classes that the legend leaves out
 
 
-def require_report() -> None:
+def require_report(folder: Path | None = None) -> None:
     """Check that a report can be written; call it before a long run.
 
+    Args:
+        folder: where to; made if need be.
+
     Raises:
-        InputError: Jinja2 or matplotlib is not installed.
+        InputError: Jinja2 or matplotlib is not installed; the folder cannot be written to.
     """
     if not all(importlib.util.find_spec(name) for name in ("jinja2", "matplotlib")):
         raise InputError('The report needs Jinja2 and matplotlib; pip install "sedseg[eval]".')
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise InputError(f"{folder} cannot be written to: {error.strerror}.") from error
 
 
 def write_report(

@@ -10,28 +10,24 @@ import gc
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
-from unittest import mock
 
 import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sedseg.model import decoder as plain_decoder
-from sedseg.model import fused
-from sedseg.model.rejection import surviving_classes
 from sedseg.model.sed import SED
 from sedseg.score_maps import ScoreMaps
 
-STAGES = ("encoder", "cost_map", "stage_1", "stage_2", "stage_3", "head", "upsampling")
-"""What is timed apart: ``cost_map`` is all of the decoder before its first stage."""
+STAGES = ("encoder", "cost_map", "stage_1", "stage_2", "stage_3", "upsampling")
+"""What is timed apart: ``cost_map`` is all of the decoder before its first stage; the head is in
+``stage_3``."""
 
 _LONGEST = 60.0  # seconds of repeats, after which what there is must do
 
@@ -99,9 +95,9 @@ class _Watch:
         stages: Any = network.decoder.get_submodule("stages")
         hooks = [network.encoder.register_forward_hook(self._after("encoder"))]
         hooks.append(stages[0].register_forward_pre_hook(lambda *_: self.lap("cost_map")))
-        for i, stage in enumerate(stages, 1):
+        for i, stage in enumerate(stages[:2], 1):
             hooks.append(stage.register_forward_hook(self._after(f"stage_{i}")))
-        hooks.append(network.decoder.register_forward_hook(self._after("head")))
+        hooks.append(network.decoder.register_forward_hook(self._after("stage_3")))
         try:
             yield
         finally:
@@ -135,7 +131,7 @@ def measure(network: SED, text: Tensor, setting: Setting, repeats: int) -> dict[
     watch = _Watch(parameter.device)
     runs: list[dict[str, float]] = []
     memory = _Memory(parameter.device)
-    with watch.on(network), _forced(setting.kept):
+    with watch.on(network), _forced(network.decoder, setting.kept):
         began = time.perf_counter()
         while len(runs) <= repeats and (len(runs) < 2 or time.perf_counter() - began < _LONGEST):
             watch.start()
@@ -173,21 +169,19 @@ def _mask(logits: Tensor, kept: Tensor, setting: Setting) -> None:
 
 
 @contextmanager
-def _forced(count: int | None) -> Iterator[None]:
+def _forced(decoder: Any, count: int | None) -> Iterator[None]:
     """While it lasts, exactly so many classes survive; random weights reject hardly any."""
-    if count is None:
-        yield
-        return
+    reject = decoder.reject
 
     def survivors(logits: Tensor, kept: Tensor, top_k: int) -> Tensor:
-        surviving_classes(logits, kept, top_k)  # its time counts
-        return kept & (kept.cumsum(1) <= count)
+        alive: Tensor = reject(logits, kept, top_k)  # its time counts
+        return alive if count is None else kept & (kept.cumsum(1) <= count)
 
-    with (
-        mock.patch.object(plain_decoder, "surviving_classes", survivors),
-        mock.patch.object(fused, "surviving_classes", survivors),
-    ):
+    decoder.reject = survivors
+    try:
         yield
+    finally:
+        decoder.reject = reject
 
 
 class _Memory:
@@ -195,14 +189,14 @@ class _Memory:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._before: int | None = None
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
             self._before = torch.cuda.memory_allocated(device)
             return
-        self._before = 0
-        if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another system than Linux with glibc
             # Freed memory that the C library keeps would hide what the run takes.
             ctypes.CDLL(None).malloc_trim(0)
             with open("/proc/self/clear_refs", "w") as file:
@@ -211,10 +205,10 @@ class _Memory:
 
     def peak(self) -> int | None:
         """Bytes; None where the system does not tell."""
+        if self._before is None:
+            return None
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device) - self._before
-        if sys.platform != "linux":
-            return None
         with open("/proc/self/status") as file:
             line = next(line for line in file if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024 - self._before

@@ -5,7 +5,7 @@ Dimensions: S scored classes, T prompts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from sedseg.data.benchmarks import prepared_folder
 from sedseg.data.dataset_file import DatasetFile
 from sedseg.data.folder import FolderDataset
 from sedseg.errors import InputError
-from sedseg.label_sets import label_set
+from sedseg.label_sets import LABEL_SETS, label_set
 from sedseg.vocabulary import Vocabulary
 
 
@@ -104,33 +104,36 @@ def open_task(
     if split is None:
         split = "test" if (folder / "test").is_dir() else "val"
     opened = FolderDataset.open(folder, split)
-    file = DatasetFile.read(folder)
-    if file.benchmark is None or words is not None:
+    if opened.benchmark is None:
         return EvaluationTask.of(opened, split, words)
-    labels = label_set(file.benchmark)
-    return EvaluationTask(
-        opened,
-        split,
-        labels.scored_names,
-        Vocabulary(labels.synonyms),
-        labels.scored_as,
-        _incomplete(file, split),
-    )
+    notes = _notes(opened, DatasetFile.read(folder).splits[split].expected, words)
+    if words is not None:
+        return replace(EvaluationTask.of(opened, split, words), notes=notes)
+    labels = label_set(opened.benchmark)
+    prompts = Vocabulary(labels.synonyms)
+    return EvaluationTask(opened, split, labels.scored_names, prompts, labels.scored_as, notes)
 
 
 def _folder(dataset: str, root: Path | str | None) -> Path:
+    """A benchmark's name goes before a folder of that name; "./ade20k-150" means the folder."""
     path = Path(dataset).expanduser()
-    return path if path.is_dir() else prepared_folder(dataset, root)
+    if dataset in LABEL_SETS:
+        return prepared_folder(dataset, root)
+    if path.is_dir():
+        return path
+    if path.name != dataset:
+        raise InputError(f"There is no folder {dataset}; name an existing one, or a benchmark.")
+    return prepared_folder(dataset, root)
 
 
-def _incomplete(file: DatasetFile, split: str) -> tuple[str, ...]:
-    count = file.splits[split]
-    if count.photos == count.expected:
-        return ()
-    return (
-        f"Of {file.benchmark}'s {count.expected:,} photos {count.photos:,} are here; "
-        "the figures compare with no published ones.",
-    )
+def _notes(dataset: FolderDataset, expected: int, words: Any) -> tuple[str, ...]:
+    """Why the figures compare with no published ones, if they do not."""
+    notes = []
+    if len(dataset) != expected:
+        notes.append(f"{len(dataset):,} of {dataset.benchmark}'s {expected:,} photos are here")
+    if words is not None:
+        notes.append(f"The words asked are not {dataset.benchmark}'s own")
+    return tuple(f"{note}; the figures compare with no published ones." for note in notes)
 
 
 def _called(words: Any) -> str:

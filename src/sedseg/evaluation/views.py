@@ -57,6 +57,18 @@ class Views:
         if not 0 <= self.overlap < 1:
             raise InputError(f"The overlap is {self.overlap:g}; give a number from 0 to below 1.")
 
+    @property
+    def protocol(self) -> str:
+        """What to call it: "paper" is exactly the paper's test protocol (section 4)."""
+        own = self.preprocessing
+        paper = Preprocessing(mean=own.mean, std=own.std)
+        name = "native" if own.square is None else f"square {own.square}"
+        extras = [name if own != paper else "paper"]
+        extras += ["scales"] if self.scales != (1.0,) else []
+        extras += ["flip"] if self.flip else []
+        extras += ["window"] if self.window is not None else []
+        return " + ".join(extras)
+
     def of(self, photo: Image.Image) -> Iterator[Tensor]:
         """The photo at each scale, (3, H, W) float32 normalised."""
         for scale in self.scales:
@@ -105,8 +117,8 @@ def score(
     words: AskedWords,
     views: Views,
     top_ks: Sequence[int | None],
-) -> list[PhotoScores]:
-    """Score a photo at several settings of early rejection, encoding it once.
+) -> Iterator[PhotoScores]:
+    """Score a photo at several settings of early rejection in turn, encoding it once.
 
     Args:
         network: in eval mode, where it is; its own type of number is used.
@@ -115,40 +127,69 @@ def score(
         views: how the network sees the photo.
         top_ks: the settings; None rejects nothing.
     """
-    parameter = next(network.decoder.parameters())
+    if views.flip or views.window is not None or len(views.scales) > 1:
+        yield from _together(network, photo, words, views, top_ks)
+        return
+    clock = _Clock(network)
+    (pixels,) = views.of(photo)
+    encoded = network.encode_images(clock.placed(pixels))
+    encoding = clock.lap()
+    for top_k in top_ks:
+        clock.lap()
+        out = network.decode(encoded, words.text, top_k)
+        kept = out.kept[0].cpu()
+        # Rejected classes are left out before anything is done to all.
+        scores = out.logits[0][kept[-1].to(out.logits.device)].float().sigmoid()
+        del out
+        maps = words.score_maps(scores, kept[-1], photo.height, photo.width)
+        yield PhotoScores(maps, tuple(kept.sum(1).tolist()), encoding + clock.lap())
+
+
+def _together(
+    network: SED,
+    photo: Image.Image,
+    words: AskedWords,
+    views: Views,
+    top_ks: Sequence[int | None],
+) -> list[PhotoScores]:
+    """Several views; a class that one of them rejects scores 0 in it."""
+    clock = _Clock(network)
     sums = [_Sum() for _ in top_ks]
-    clock = _Clock(parameter.device)
     for pixels in views.of(photo):
-        image = pixels[None].to(parameter, memory_format=torch.channels_last)
+        image = clock.placed(pixels)
         for view, mirrored in ((image, False), (image.flip(-1), True))[: 1 + views.flip]:
             maps = [_Stitched(view) for _ in top_ks]
             for rows, columns in views.windows(*view.shape[-2:]):
                 encoded = network.encode_images(view[..., rows, columns])
-                clock.tick(sums)
+                encoding = clock.lap()
                 for top_k, stitched, total in zip(top_ks, maps, sums, strict=True):
                     out = network.decode(encoded, words.text, top_k)
                     stitched.add(out.logits[0].float().sigmoid(), rows, columns)
-                    total.keep(out.kept[0])
-                    clock.tick([total])
+                    total.keep(out.kept[0].cpu())
+                    total.seconds += encoding + clock.lap()
             for stitched, total in zip(maps, sums, strict=True):
                 total.add(stitched.mean(), mirrored)
+                total.seconds += clock.lap()
     return [total.result(words, photo) for total in sums]
 
 
 class _Clock:
-    """Adds the time since the last tick to whoever it belongs to."""
+    """Where a network computes, and the time that passes there."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, network: SED) -> None:
+        self._parameter = next(network.decoder.parameters())
         self._last = time.perf_counter()
 
-    def tick(self, sums: Sequence[_Sum]) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        now = time.perf_counter()
-        for total in sums:
-            total.seconds += now - self._last
-        self._last = now
+    def placed(self, pixels: Tensor) -> Tensor:
+        """(3, H, W) -> (1, 3, H, W) on the network's device, in its type of number."""
+        return pixels[None].to(self._parameter, memory_format=torch.channels_last)
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        if self._parameter.device.type == "cuda":
+            torch.cuda.synchronize(self._parameter.device)
+        before, self._last = self._last, time.perf_counter()
+        return self._last - before
 
 
 class _Stitched:

@@ -75,6 +75,7 @@ class GradualFusionDecoder(nn.Module):
             )
             for i in range(len(decoder_dims))
         )
+        self.reject = surviving_classes
         self.aux_heads = nn.ModuleList(nn.Conv2d(dim, 1, 3, padding=1) for dim in dims[:-1])
         self.head = nn.Conv2d(dims[-1], 1, 3, padding=1)
 
@@ -105,7 +106,7 @@ class GradualFusionDecoder(nn.Module):
         for stage, aux_head, level in zip(self.stages, self.aux_heads, levels, strict=True):
             aux.append(scatter_rows(aux_head(x.detach()), kept))
             if top_k is not None:
-                survivors = surviving_classes(aux[-1], kept, top_k)
+                survivors = self.reject(aux[-1], kept, top_k)
                 rows = survivors[kept]
                 x, cost, kept = x[rows], cost[rows], survivors
             history.append(kept)

@@ -33,7 +33,6 @@ from sedseg.model.decoder import (
     SkipLayerFusion,
     SpatialAggregation,
 )
-from sedseg.model.rejection import surviving_classes
 from sedseg.model.sed import SED
 
 _CHUNK_BYTES = 8 * 2**20
@@ -42,13 +41,19 @@ gives back to the system at once (then every use would begin with page faults)."
 
 
 @torch.no_grad()
-def fuse(model: SED) -> SED:
+def fuse(model: SED, shared: Sequence[nn.Module] = ()) -> SED:
     """A copy that computes the same faster, for inference; the model itself is left alone.
 
     The copy has no gradients and no auxiliary maps, and its decoder's weights are laid out anew, so
     it can be neither trained nor saved. Fuse in float32 and change the type afterwards.
+
+    Args:
+        model: the model.
+        shared: parts of it that the copy uses as they are, such as ``model.text_encoder``; what is
+            done to one is then done to both.
     """
-    fused = copy.deepcopy(model).eval().requires_grad_(False)
+    fused = copy.deepcopy(model, {id(part): part for part in shared}).eval()
+    fused.decoder.requires_grad_(False)
     if isinstance(fused.decoder, GradualFusionDecoder):  # else it is fused already
         fused.decoder = FusedDecoder(fused.decoder)
     return fused
@@ -59,6 +64,7 @@ class FusedDecoder(nn.Module):
 
     def __init__(self, plain: GradualFusionDecoder) -> None:
         super().__init__()
+        self.reject = plain.reject
         self.embed = plain.embed
         first_head: Any = plain.aux_heads[0]
         stages: Any = plain.stages
@@ -100,13 +106,16 @@ class FusedDecoder(nn.Module):
         pixels = F.normalize(dense, dim=0).permute(1, 2, 0)
         text = text.to(pixels.dtype)
         history = []
+        if not kept.any():
+            side = [4 * 2 * s for s in pixels.shape[:2]]
+            return text.new_full((len(text), *side), float("-inf")), kept.expand(3, -1)
         if top_k is not None and int(kept.sum()) > top_k:
-            kept = _survivors(self._first_scores(pixels, text, kept), kept, top_k)
+            kept = self._survivors(self._first_scores(pixels, text, kept), kept, top_k)
         x, costs = self._begin(pixels, _rows(text, kept))
         for i, stage in enumerate(self.stages):
             if i and top_k is not None and int(kept.sum()) > top_k:
                 aux_head = self.aux_heads[i]
-                survivors = _survivors(_by_chunks(aux_head, x), kept, top_k)
+                survivors = self._survivors(_by_chunks(aux_head, x), kept, top_k)
                 rows = survivors[kept]
                 x, costs, kept = x[rows], costs[rows], survivors
             history.append(kept)
@@ -116,6 +125,13 @@ class FusedDecoder(nn.Module):
         logits = scores.new_full((len(kept), *scores.shape[1:]), float("-inf"))
         logits[kept] = scores
         return logits, torch.stack(history)
+
+    def _survivors(self, scores: Tensor, kept: Tensor, top_k: int) -> Tensor:
+        """Scores (N, h, w) of the kept classes -> (T,) bool."""
+        alive = torch.ones_like(kept[:1]).expand(1, len(scores))
+        survivors = kept.clone()
+        survivors[kept] = self.reject(scores[None], alive, top_k)[0]
+        return survivors
 
     def _first_scores(self, pixels: Tensor, text: Tensor, kept: Tensor) -> Tensor:
         """(N, h, w): the auxiliary logits that the first rejection goes by."""
@@ -346,15 +362,6 @@ def _convolve(convolution: nn.Conv2d, x: Tensor) -> Tensor:
 
 def _positive(x: Tensor) -> Tensor:
     return F.elu_(x).add_(1)
-
-
-def _survivors(scores: Tensor, kept: Tensor, top_k: int) -> Tensor:
-    """Scores (N, h, w) of the kept classes -> (T,) bool."""
-    alive = torch.ones_like(kept[:1]).expand(1, len(scores))
-    rows = surviving_classes(scores[None], alive, top_k)[0]
-    survivors = kept.clone()
-    survivors[kept] = rows
-    return survivors
 
 
 def _by_chunks(head: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -188,7 +188,7 @@ def _convert(
     photo = originals.photos[name]
     labels = label_of_code.take(originals.codes(name), mode="clip")
     pixels = _smaller(photo, row.longest_side) if row.longest_side else None
-    height, width = photo_size(photo) if pixels is None else pixels.source_size
+    height, width = photo_size(photo, whole=True) if pixels is None else pixels.source_size
     if labels.shape != (height, width):
         raise InputError(
             f"{photo} has {width}x{height} pixels, its label in {originals.label(name)} "
