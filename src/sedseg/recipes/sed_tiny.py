@@ -63,18 +63,21 @@ def sed_tiny(inputs: RecipeInputs) -> Recipe:
         sedseg train sed_tiny --data DATA --pretrained mobilenetv2_100_imagenet.safetensors
             --text-tower text_tower.safetensors --output runs/sed-tiny
 
-    Without ``--text-tower`` it takes the one of the sed-tiny in the package. 1,450 steps take 34
-    minutes on two cores with AMX; what they reached is in docs/models/sed-tiny.md.
+    Without ``--text-tower`` it takes the one of the sed-tiny in the package. ``--pretrained`` may
+    also name a sed-tiny to go on from ("sed-tiny", or a file). 1,000 steps take 22 minutes on two
+    cores with AMX; how the one in the package came about, and what it reached, is in
+    docs/models/sed-tiny.md.
 
     An ImageNet encoder knows no words, and there are six thousand photos, not a hundred thousand;
     so it differs from the paper's recipe: the skip features pass their gradient on to the
     encoder, whose trunk learns at an eighth of the decoder's rate, not a hundredth, and whose new
     projection learns nearly as fast as the decoder; the trunk's batch norms, which come folded,
     keep their statistics (with nothing to normalise it, a faster trunk forgets what it knows);
-    one template, the bare name; ten words are asked of a crop:
-    eight of the set's own classes at most, the rest words of other sets that are safe negatives;
-    names give way to synonyms three times in ten; unlabelled pixels do not count; and the loss has
-    three more terms (:func:`objective`).
+    one template, the bare name; twelve words are asked of a crop:
+    eleven of the set's own classes at most, the rest words of other sets that are safe negatives;
+    every second crop shows a class drawn first, each as likely as another; names give way to
+    synonyms three times in ten; unlabelled pixels do not count; and the loss has three more terms
+    (:func:`objective`).
     """
     train = open_all(inputs.data, "train")
     sources = tuple(
@@ -86,7 +89,7 @@ def sed_tiny(inputs: RecipeInputs) -> Recipe:
         )
         for d in train
     )
-    iterations, batch_size = inputs.iterations or 3000, 10
+    iterations, batch_size = inputs.iterations or 5000, 10
     examples = ExampleStream(
         sources,
         Augment(crop=256, shortest_side=352, longest_side=1024, scales=(0.6, 1.5)),
