@@ -7,9 +7,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 from filelock import FileLock
 from platformdirs import user_cache_path
+
+_LOOKING = Lock()
 
 
 def cache_folder(kind: str) -> Path:
@@ -38,8 +41,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
+    with _LOOKING:  # it can only be read by setting it, and all threads have the same one
+        mask = os.umask(0o077)
+        os.umask(mask)
     return mask
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -25,8 +24,6 @@ from sedseg.storage import locked, replacing
 
 Progress = Callable[[str, int, int], None]
 """Told the split, how many of its photos are done, and of how many."""
-
-_UMASK = Lock()
 
 
 class Prepared(NamedTuple):
@@ -255,8 +252,7 @@ def _link(photo: Path, path: Path) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    # `replacing` looks up the umask by changing it, and all threads have the same one.
-    with _UMASK, replacing(path) as partial:
+    with replacing(path) as partial:
         partial.write_bytes(content)
 
 
