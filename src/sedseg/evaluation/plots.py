@@ -80,7 +80,13 @@ def tradeoff(evaluation: Evaluation) -> Drawing:
         if points:
             middle = (min(y) + max(y)) / 2
             axes.set_ylim(middle - reach, middle + reach)
-            axes.set_xlim(0, max(x) * 1.2)
+            if max(x) > 8 * min(x):  # else the quick ones lie on one another
+                axes.set_xscale("log")
+                axes.set_xlim(min(x) / 1.5, max(x) * 1.5)
+                axes.xaxis.set_major_formatter("{x:,.0f}")
+                axes.xaxis.set_minor_formatter("")
+            else:
+                axes.set_xlim(0, max(x) * 1.2)
         axes.set_xlabel("time per photo (ms)")
         axes.set_ylabel("mIoU, ground truth (%)")
 

@@ -35,7 +35,7 @@ from sedseg.model.decoder import (
 )
 from sedseg.model.sed import SED
 
-_CHUNK_BYTES = 8 * 2**20
+_CHUNK_BYTES = 6 * 2**20
 """Of the widest features of a chunk, on a CPU: some of its own cache, and under what the C library
 gives back to the system at once (then every use would begin with page faults)."""
 
@@ -201,8 +201,8 @@ class FusedSpatial(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, h, w, D) -> the same shape."""
-        y = self.norm(_convolve(self.depthwise, x))
-        return self.reduce(F.gelu(self.expand(y))).add_(x)
+        y = self.expand(self.norm(_convolve(self.depthwise, x)))
+        return self.reduce(torch.ops.aten.gelu_(y)).add_(x)
 
 
 class FusedAttention(nn.Module):
@@ -214,7 +214,9 @@ class FusedAttention(nn.Module):
 
     def __init__(self, plain: ClassAttention) -> None:
         super().__init__()
-        self.norm1, self.norm2, self.mlp = plain.norm1, plain.norm2, plain.mlp
+        self.norm1, self.norm2 = plain.norm1, plain.norm2
+        mlp: Any = plain.mlp
+        self.expand, _, self.reduce = mlp
         attention = plain.attention
         self.q, self.k, self.v, self.eps = attention.q, attention.k, attention.v, attention.eps
         dim = self.q.out_features
@@ -232,7 +234,7 @@ class FusedAttention(nn.Module):
         total = k.sum(1)[..., None] * self.same_head
         attended = torch.bmm(q, context).div_(torch.bmm(q, total).add_(self.eps))
         y = attended.add_(x)
-        y = self.mlp(self.norm2(y)).add_(y)
+        y = self.reduce(self.expand(self.norm2(y)).relu_()).add_(y)
         return y.add_(x).transpose(0, 1)
 
 
