@@ -106,8 +106,9 @@ def sed_tiny(inputs: RecipeInputs) -> Recipe:
             )
         if _is_mobilenet(Path(inputs.pretrained)):
             load_mobilenet(model, Path(inputs.pretrained))
-            packaged, _ = load_model("sed-tiny")
-            model.text_encoder.load_state_dict(packaged.text_encoder.state_dict())
+            if not inputs.text_tower:
+                packaged, _ = load_model("sed-tiny")
+                model.text_encoder.load_state_dict(packaged.text_encoder.state_dict())
         else:
             earlier, _ = load_model(inputs.pretrained, CONFIG)
             model.load_state_dict(earlier.state_dict())
