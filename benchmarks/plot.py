@@ -27,9 +27,10 @@ def main() -> None:
     found = json.loads(args.results.read_text())
     rows = [row for row in found["rows"] if "skipped" not in row]
     figure = Figure(figsize=(9, 0.42 * len(rows) + 1.6), layout="constrained")
+    paths = {"plain": rows, "fast": [row for row in rows if row["path"] == "fast"]}
     both, fast = figure.subplots(1, 2, width_ratios=(3, 2))
-    _bars(both, rows, "plain and fast")
-    _bars(fast, [row for row in rows if row["path"] == "fast"], "fast alone")
+    _bars(both, paths["plain"], "plain and fast")
+    _bars(fast, paths["fast"], "fast alone")
     figure.legend(_NAMES, loc="outside lower center", ncols=len(_NAMES), frameon=False, fontsize=8)
     machine = found["machine"]
     figure.suptitle(

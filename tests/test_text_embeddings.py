@@ -200,17 +200,6 @@ def test_other_types_of_number_are_the_same_rounded(model, tmp_path):
     assert torch.equal(half, whole.bfloat16())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_list_takes_from_memory_what_an_earlier_one_embedded(tmp_path, monkeypatch, dtype):
-    model = CountingSED()
-    embeddings = TextEmbeddings(model, tmp_path)
-    monkeypatch.setattr("sedseg.embedding_packs.EmbeddingPacks.read", lambda *_: {})
-    first = embeddings.embeddings(Vocabulary.of("sky, road"), dtype)
-    second = embeddings.embeddings(Vocabulary.of("road, car"), dtype)
-    assert torch.equal(second[0], first[1])
-    assert without_probe(model.embedded) == [("sky",), ("road",), ("car",)]
-
-
 def test_more_classes_than_a_pack_or_a_block_holds(model, tmp_path, monkeypatch):
     names = [f"{a} {b}" for a in ("red", "blue", "old", "big") for b in ("cat", "dog", "car")]
     names = Vocabulary.of(names)

@@ -194,9 +194,7 @@ class TextEmbeddings:
             indices = [i for words in rows for i in places[words]]
             # NumPy copies on one core; torch would share out each row, which takes seconds when
             # the other cores are busy.
-            values = np.stack(
-                [row.float().numpy() for words, row in rows.items() for _ in places[words]]
-            )
+            values = np.stack([row.numpy() for words, row in rows.items() for _ in places[words]])
             if not text.numel():
                 text = torch.empty(len(key.vocabulary), *values.shape[1:], dtype=key.dtype)
             text[indices] = torch.from_numpy(values).to(key.dtype)
@@ -217,10 +215,10 @@ class TextEmbeddings:
         return text
 
     def _at_hand(self, key: _Key) -> dict[Words, Tensor]:
-        """Embeddings of this tower in memory that lose nothing as the type asked for."""
+        """Embeddings of this tower in memory, in float32."""
         found: dict[Words, Tensor] = {}
         for other, text in self._recent.items():
-            if other.tower == key.tower and other.dtype in (torch.float32, key.dtype):
+            if other.tower == key.tower and other.dtype == torch.float32:
                 found.update(zip(other.vocabulary.synonyms, text, strict=True))
         return found
 

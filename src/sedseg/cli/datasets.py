@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import TaskID
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
-from sedseg.cli.options import AsJson, Quiet, errors_as_json, photo_progress
+from sedseg.cli.options import AsJson, Quiet, errors_as_json
 
 if TYPE_CHECKING:
     from sedseg.data.benchmarks import Prepared
@@ -118,7 +125,8 @@ def list_datasets(
 @contextmanager
 def _bar(stderr: Console, hidden: bool) -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar; gives the function that moves it."""
-    with photo_progress(stderr, hidden) as bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=stderr, disable=hidden) as bar:
         tasks: dict[str, TaskID] = {}
 
         def tell(split: str, number: int, total: int) -> None:

@@ -9,6 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from sedseg.cli.options import (
@@ -19,7 +27,6 @@ from sedseg.cli.options import (
     Quiet,
     errors_as_json,
     notes_on,
-    photo_progress,
     read_top_k,
 )
 from sedseg.errors import InputError
@@ -130,7 +137,7 @@ def evaluate(
         preprocessing = _preprocessing(segmenter.info.preprocessing, protocol)
         views = Views(preprocessing, factors, flip, window, overlap)
         segmenter.prepare(task.prompts)
-        with photo_progress(stderr, quiet or not state.is_main_process) as bar:
+        with _progress(stderr, quiet or not state.is_main_process) as bar:
             line = bar.add_task(task.dataset.name, total=len(photos))
             share = state.num_processes  # the bar is the main process's, the others keep pace
             found = evaluation.evaluate(
@@ -174,6 +181,12 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise InputError(
             f'--scales is {text!r}; give numbers and commas, such as "0.75,1,1.25".'
         ) from None
+
+
+def _progress(stderr: Console, hidden: bool) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, *times, console=stderr, disable=hidden)
 
 
 def _print(found: Evaluation) -> None:

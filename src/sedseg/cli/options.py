@@ -11,13 +11,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from sedseg.errors import InputError
 
@@ -55,12 +48,6 @@ def read_numbers(option: str, text: str) -> list[int]:
     if not all(part.isdecimal() and int(part) >= 1 for part in parts):
         raise InputError(f'{option} is {text!r}; give numbers from 1 on, such as "20,150".')
     return [int(part) for part in parts]
-
-
-def photo_progress(stderr: Console, hidden: bool) -> Progress:
-    """A bar that counts photos, with the time that remains."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=stderr, disable=hidden)
 
 
 @contextmanager

@@ -14,6 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -26,7 +33,6 @@ from sedseg.cli.options import (
     Quiet,
     errors_as_json,
     notes_on,
-    photo_progress,
     read_top_k,
 )
 from sedseg.errors import InputError
@@ -187,11 +193,12 @@ def _run(job: _Job, stderr: Console, quiet: bool) -> Iterator[Outcome]:
 
     A photo that fails is told of on ``stderr``.
     """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     hidden = quiet or len(job.photos) == 1
     pairs = zip(job.photos, output_stems(job.photos), strict=True)
     reading = ahead(lambda pair: _read(job, *pair), pairs)
     segmented = (_segmented(job, *pair, read) for pair, read in reading)
-    with photo_progress(stderr, hidden) as progress:
+    with Progress(*columns, TimeRemainingColumn(), console=stderr, disable=hidden) as progress:
         task = progress.add_task("", total=len(job.photos))
         for step, saving in ahead(lambda step: _save(job, step), segmented, count=1):
             progress.update(task, description=escape(step.photo.name))

@@ -106,9 +106,8 @@ def sed_tiny(inputs: RecipeInputs) -> Recipe:
             )
         if _is_mobilenet(Path(inputs.pretrained)):
             load_mobilenet(model, Path(inputs.pretrained))
-            if not inputs.text_tower:
-                packaged, _ = load_model("sed-tiny")
-                model.text_encoder.load_state_dict(packaged.text_encoder.state_dict())
+            packaged, _ = load_model("sed-tiny")
+            model.text_encoder.load_state_dict(packaged.text_encoder.state_dict())
         else:
             earlier, _ = load_model(inputs.pretrained, CONFIG)
             model.load_state_dict(earlier.state_dict())
